@@ -1,0 +1,245 @@
+import { closeSync, openSync } from 'node:fs';
+import koffi from 'koffi';
+
+/**
+ * The one place with foreign calls (libc through koffi). Calls are synchronous and take microseconds unless their name
+ * ends in `Async`, which run on libuv's thread pool. Errors are `SysError`s with `code` set as Node's own have it.
+ */
+
+const libc = koffi.load('libc.so.6');
+
+const native = {
+  mount: libc.func('int mount(const char*, const char*, const char*, unsigned long, const char*)'),
+  umount2: libc.func('int umount2(const char*, int)'),
+  mknod: libc.func('int mknod(const char*, unsigned int, unsigned long)'),
+  lsetxattr: libc.func('int lsetxattr(const char*, const char*, const uint8_t*, size_t, int)'),
+  syncfs: libc.func('int syncfs(int)'),
+  chroot: libc.func('int chroot(const char*)'),
+  fchdir: libc.func('int fchdir(int)'),
+  renameat2: libc.func('int renameat2(int, const char*, int, const char*, unsigned int)'),
+  pipe2: libc.func('int pipe2(_Out_ int*, int)'),
+  setns: libc.func('int setns(int, int)'),
+  sethostname: libc.func('int sethostname(const char*, size_t)'),
+  fsopen: libc.func('int fsopen(const char*, unsigned int)'),
+  fsconfig: libc.func('int fsconfig(int, unsigned int, const char*, const char*, int)'),
+  fsmount: libc.func('int fsmount(int, unsigned int, unsigned int)'),
+  moveMount: libc.func('int move_mount(int, const char*, int, const char*, unsigned int)'),
+  fchown: libc.func('int fchown(int, uint32_t, uint32_t)'),
+  socket: libc.func('int socket(int, int, int)'),
+  connect: libc.func('int connect(int, const uint8_t*, uint32_t)'),
+  send: libc.func('int64_t send(int, const uint8_t*, size_t, int)'),
+};
+
+const errnoNames = new Map(Object.entries(koffi.os.errno).map(([name, value]) => [value, name]));
+
+/** A failed system call: `syscall`, `code` (`EBUSY`) and the positive `errno`. */
+export class SysError extends Error {
+  override readonly name = 'SysError';
+  readonly code: string;
+  readonly errno: number;
+  readonly syscall: string;
+
+  constructor(syscall: string, subject: string, errno: number) {
+    const code = errnoNames.get(errno) ?? `errno ${errno}`;
+    super(`${syscall} ${subject}: ${code}`);
+    this.code = code;
+    this.errno = errno;
+    this.syscall = syscall;
+  }
+}
+
+function check(result: number, syscall: string, subject: string): number {
+  if (result < 0) throw new SysError(syscall, subject, koffi.errno());
+  return result;
+}
+
+/** Calls on the thread pool; errno is kept for the callback by koffi. */
+function callAsync(fn: { async: (...args: unknown[]) => unknown }, args: unknown[], syscall: string, subject: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    fn.async(...args, (err: unknown, result: number) => {
+      if (err !== null && err !== undefined) reject(err);
+      else if (result < 0) reject(new SysError(syscall, subject, koffi.errno()));
+      else resolve(result);
+    });
+  });
+}
+
+/** Flags of mount(2). Source: linux/mount.h. */
+export const MS = {
+  RDONLY: 1,
+  NOSUID: 2,
+  NODEV: 4,
+  NOEXEC: 8,
+  REMOUNT: 32,
+  BIND: 4096,
+  MOVE: 8192,
+  REC: 16384,
+  UNBINDABLE: 1 << 17,
+  PRIVATE: 1 << 18,
+  SLAVE: 1 << 19,
+  SHARED: 1 << 20,
+} as const;
+
+/** Flags of umount2(2): force, detach lazily, do not follow a symlink. */
+export const MNT = { FORCE: 1, DETACH: 2, NOFOLLOW: 8 } as const;
+
+export function mount(source: string, target: string, type: string, flags = 0, data: string | null = null): void {
+  check(native.mount(source, target, type, flags, data), 'mount', target);
+}
+
+export async function mountAsync(source: string, target: string, type: string, flags = 0, data: string | null = null): Promise<void> {
+  await callAsync(native.mount, [source, target, type, flags, data], 'mount', target);
+}
+
+/** @throws {SysError} `EINVAL` where nothing is mounted, `ENOENT`, `EBUSY`. */
+export function umount(target: string, flags = 0): void {
+  check(native.umount2(target, flags), 'umount', target);
+}
+
+export async function umountAsync(target: string, flags = 0): Promise<void> {
+  await callAsync(native.umount2, [target, flags], 'umount', target);
+}
+
+/**
+ * Mounts an overlay by the fsopen API, with one `lowerdir+` for each layer: needed past about 4,000 bytes of options.
+ * `lower` is uppermost first. Source: kernel 6.5+ Documentation/filesystems/overlayfs.rst.
+ */
+export function mountOverlayLong(target: string, lower: readonly string[], options: Readonly<Record<string, string>>, flags: readonly string[] = []): void {
+  const FSCONFIG_SET_FLAG = 0;
+  const FSCONFIG_SET_STRING = 1;
+  const FSCONFIG_CMD_CREATE = 6;
+  const context = check(native.fsopen('overlay', 1), 'fsopen', 'overlay');
+  try {
+    for (const dir of lower) check(native.fsconfig(context, FSCONFIG_SET_STRING, 'lowerdir+', dir, 0), 'fsconfig', `lowerdir+=${dir}`);
+    for (const [key, value] of Object.entries(options)) check(native.fsconfig(context, FSCONFIG_SET_STRING, key, value, 0), 'fsconfig', `${key}=${value}`);
+    for (const flag of flags) check(native.fsconfig(context, FSCONFIG_SET_FLAG, flag, null, 0), 'fsconfig', flag);
+    check(native.fsconfig(context, FSCONFIG_CMD_CREATE, null, null, 0), 'fsconfig', target);
+    const mounted = check(native.fsmount(context, 1, 0), 'fsmount', target);
+    try {
+      const AT_FDCWD = -100;
+      const MOVE_MOUNT_F_EMPTY_PATH = 4;
+      check(native.moveMount(mounted, '', AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH), 'move_mount', target);
+    } finally {
+      closeSync(mounted);
+    }
+  } finally {
+    closeSync(context);
+  }
+}
+
+/** File type bits for `mknod`. */
+export const S_IF = { CHR: 0o020000, BLK: 0o060000, FIFO: 0o010000 } as const;
+
+/** The kernel's dev_t of a device number pair, as glibc's makedev has it. */
+export function makedev(major: number, minor: number): bigint {
+  const ma = BigInt(major);
+  const mi = BigInt(minor);
+  return ((ma & 0xfffff000n) << 32n) | ((ma & 0xfffn) << 8n) | ((mi & 0xffffff00n) << 12n) | (mi & 0xffn);
+}
+
+/** `mode` holds the type (`S_IF`) and the permission bits; the umask applies. Paths may be bytes that are not UTF-8. */
+export function mknod(path: string | Buffer, mode: number, device = 0n): void {
+  check(native.mknod(cPath(path), mode, device), 'mknod', String(path));
+}
+
+/** Sets an extended attribute without following a symlink. */
+export function lsetxattr(path: string | Buffer, name: string, value: Buffer): void {
+  check(native.lsetxattr(cPath(path), name, value, value.length, 0), `lsetxattr ${name}`, String(path));
+}
+
+/** NUL-terminated bytes: koffi takes a Buffer where the prototype says `const char*`. */
+function cPath(path: string | Buffer): string | Buffer {
+  return typeof path === 'string' ? path : Buffer.concat([path, Buffer.from([0])]);
+}
+
+/** Writes back the whole file system that `path` lies on. */
+export async function syncfsAsync(path: string): Promise<void> {
+  const fd = openSync(path, 'r');
+  try {
+    await callAsync(native.syncfs, [fd], 'syncfs', path);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** For a jailed child only: a chroot holds for the whole process. */
+export function chroot(path: string): void {
+  check(native.chroot(path), 'chroot', path);
+}
+
+/** Changes the working directory to an open directory; how a jailed child gets out again. */
+export function fchdir(fd: number): void {
+  check(native.fchdir(fd), 'fchdir', String(fd));
+}
+
+/** Renames and fails with `EEXIST` where the target is there. */
+export function renameNoReplace(from: string, to: string): void {
+  const AT_FDCWD = -100;
+  check(native.renameat2(AT_FDCWD, from, AT_FDCWD, to, 1), 'renameat2', `${from} to ${to}`);
+}
+
+/** A real pipe (Node's own `'pipe'` is a socket pair, which cannot be opened through /dev/stderr). Both ends close on exec. */
+export function pipe(): { readonly read: number; readonly write: number } {
+  const fds = [0, 0];
+  const O_CLOEXEC = 0o2000000;
+  check(native.pipe2(fds, O_CLOEXEC), 'pipe2', '');
+  return { read: fds[0] as number, write: fds[1] as number };
+}
+
+export function fchown(fd: number, uid: number, gid: number): void {
+  check(native.fchown(fd, uid, gid), 'fchown', String(fd));
+}
+
+/** Namespace kinds as in /proc/PID/ns. */
+export type NamespaceKind = 'net' | 'uts' | 'ipc';
+
+/**
+ * Runs `work` with the calling thread inside the namespaces at `paths`, in one synchronous step: nothing else of the
+ * process runs meanwhile. `work` must not wait and should take microseconds.
+ */
+export function inNamespaces<T>(paths: Readonly<Partial<Record<NamespaceKind, string>>>, work: () => T): T {
+  const home: { kind: string; fd: number }[] = [];
+  try {
+    for (const [kind, path] of Object.entries(paths)) {
+      const there = openSync(path, 'r');
+      try {
+        home.push({ kind, fd: openSync(`/proc/thread-self/ns/${kind}`, 'r') });
+        check(native.setns(there, 0), 'setns', path);
+      } finally {
+        closeSync(there);
+      }
+    }
+    return work();
+  } finally {
+    for (const { fd } of home) {
+      // A daemon left in a pod's namespace would do harm everywhere: better none at all.
+      if (native.setns(fd, 0) < 0) process.abort();
+      closeSync(fd);
+    }
+  }
+}
+
+/** The host name of the UTS namespace the thread is in; see `inNamespaces`. */
+export function sethostname(name: string): void {
+  check(native.sethostname(name, Buffer.byteLength(name)), 'sethostname', name);
+}
+
+/**
+ * Sends one datagram to a unix socket, as sd_notify(3) wants it. A path that begins with `@` is an abstract one.
+ */
+export function sendDatagram(path: string, text: string): void {
+  const AF_UNIX = 1;
+  const SOCK_DGRAM = 2;
+  const SOCK_CLOEXEC = 0o2000000;
+  const name = Buffer.from(path.startsWith('@') ? `\0${path.slice(1)}` : path);
+  const address = Buffer.concat([Buffer.from([AF_UNIX, 0]), name]);
+  const fd = check(native.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), 'socket', path);
+  try {
+    check(native.connect(fd, address, address.length), 'connect', path);
+    const data = Buffer.from(text);
+    const MSG_NOSIGNAL = 0x4000;
+    check(Number(native.send(fd, data, data.length, MSG_NOSIGNAL)), 'send', path);
+  } finally {
+    closeSync(fd);
+  }
+}
