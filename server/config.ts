@@ -1,4 +1,10 @@
+import { accessSync, constants, readdirSync, readFileSync, statSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { CriError, isErrno } from '#base/errors.ts';
 import type { LogLevel } from '#base/log.ts';
+import { BUILT_IN_RUNTIMES, HANDLER_SECTION, type Host, handlerKeys, type Key, keys } from './config/keys.ts';
+import { type ConfigText, formatPlace, Settings } from './config/settings.ts';
+import { BadValue, socketPath } from './config/values.ts';
 
 /** One `[runtime.runtimes.NAME]` table. */
 export interface RuntimeHandler {
@@ -86,5 +92,246 @@ export interface Config {
     readonly metricsPort: number;
     /** Path of a unix socket to serve metrics on as well; empty for none. */
     readonly metricsSocket: string;
+  };
+}
+
+export const DEFAULT_CONFIG_PATH = '/etc/berth/berth.conf';
+
+/** One key of the effective configuration. */
+export interface EffectiveValue {
+  readonly section: string;
+  readonly key: string;
+  /** As it stands in the file; a list has any number of items. */
+  readonly items: readonly string[];
+  readonly list: boolean;
+  /** `default`, `FILE:LINE` or `command line`. */
+  readonly source: string;
+  readonly doc: string;
+}
+
+export interface LoadOptions {
+  /** The file that must be there; without it `/etc/berth/berth.conf`, which need not. */
+  readonly path?: string | undefined;
+  /** Directory of `*.conf` files read after it, in lexical order. Default: the file's path with `.d`. */
+  readonly dropInDir?: string | undefined;
+  /** `section.key` to value, above all files: the command line's `--set`. */
+  readonly overrides?: Readonly<Record<string, string>> | undefined;
+}
+
+export interface ParseOptions {
+  readonly overrides?: Readonly<Record<string, string>> | undefined;
+  /** What defaults and checks ask of the machine; without it the one we run on. */
+  readonly host?: Host | undefined;
+}
+
+/**
+ * Reads the configuration.
+ * @throws {CriError} `invalidArgument` with every problem, one per line, each with its file, line, section and key.
+ */
+export function loadConfig(options: LoadOptions = {}): Config {
+  return parseConfig(readFiles(options), { overrides: options.overrides });
+}
+
+/** Every key with its value and where that comes from, in the order of the sample. Throws as `loadConfig` does. */
+export function effectiveConfig(options: LoadOptions = {}): readonly EffectiveValue[] {
+  return resolve(readFiles(options), { overrides: options.overrides }).values;
+}
+
+/** The configuration that these texts make; later ones win. Throws as `loadConfig` does. */
+export function parseConfig(files: readonly ConfigText[], options: ParseOptions = {}): Config {
+  return resolve(files, options).config;
+}
+
+/** What `parseConfig` makes of nothing on a machine with systemd and every program in /usr/bin: what the sample shows. */
+export const referenceHost: Host = {
+  systemd: true,
+  findProgram: (name) => `/usr/bin/${name}`,
+  isExecutable: () => true,
+  isFile: () => true,
+};
+
+export const defaults: Config = parseConfig([], { host: referenceHost });
+
+/** The values behind `defaults`, for the sample. */
+export function defaultValues(): readonly EffectiveValue[] {
+  return resolve([], { host: referenceHost }).values;
+}
+
+function resolve(files: readonly ConfigText[], { overrides = {}, host = thisHost() }: ParseOptions): { config: Config; values: readonly EffectiveValue[] } {
+  const settings = new Settings(files, overrides);
+  const values: EffectiveValue[] = [];
+  let runroot = '';
+  const take = <T>(section: string, key: string, { type, fallback, doc }: Key<T>): T => {
+    const place = settings.placeOf(section, key);
+    const value = settings.read(section, key, type) ?? fallback(host, runroot);
+    values.push({ section, key, items: type.format(value), list: type.list, source: place === undefined ? 'default' : formatPlace(place), doc });
+    return value;
+  };
+  const { berth, api, runtime, image, network, metrics } = keys;
+  const root = take('berth', 'root', berth.root);
+  runroot = take('berth', 'runroot', berth.runroot);
+  const config: Config = {
+    root,
+    runroot,
+    logLevel: take('berth', 'log_level', berth.log_level),
+    api: {
+      listen: take('api', 'listen', api.listen),
+      grpcMaxRecvMsgSize: take('api', 'grpc_max_recv_msg_size', api.grpc_max_recv_msg_size),
+      grpcMaxSendMsgSize: take('api', 'grpc_max_send_msg_size', api.grpc_max_send_msg_size),
+    },
+    runtime: {
+      defaultRuntime: take('runtime', 'default_runtime', runtime.default_runtime),
+      cgroupManager: take('runtime', 'cgroup_manager', runtime.cgroup_manager),
+      conmon: take('runtime', 'conmon', runtime.conmon),
+      monitorCgroup: take('runtime', 'conmon_cgroup', runtime.conmon_cgroup),
+      namespacesDir: take('runtime', 'namespaces_dir', runtime.namespaces_dir),
+      dropInfraCtr: take('runtime', 'drop_infra_ctr', runtime.drop_infra_ctr),
+      defaultCapabilities: take('runtime', 'default_capabilities', runtime.default_capabilities),
+      defaultSysctls: take('runtime', 'default_sysctls', runtime.default_sysctls),
+      defaultEnv: take('runtime', 'default_env', runtime.default_env),
+      seccompProfile: take('runtime', 'seccomp_profile', runtime.seccomp_profile),
+      pidsLimit: take('runtime', 'pids_limit', runtime.pids_limit),
+      creationTimeoutMs: take('runtime', 'creation_timeout', runtime.creation_timeout),
+      unclaimedTimeoutMs: take('runtime', 'unclaimed_timeout', runtime.unclaimed_timeout),
+      runtimes: takeHandlers(settings, host, take),
+    },
+    image: {
+      pauseImage: take('image', 'pause_image', image.pause_image),
+      pauseCommand: take('image', 'pause_command', image.pause_command),
+      pauseBinary: take('image', 'pause_binary', image.pause_binary),
+      globalAuthFile: take('image', 'global_auth_file', image.global_auth_file),
+      pauseImageAuthFile: take('image', 'pause_image_auth_file', image.pause_image_auth_file),
+      registriesConf: take('image', 'registries_conf', image.registries_conf),
+      pinnedImages: take('image', 'pinned_images', image.pinned_images),
+      maxParallelDownloads: take('image', 'max_parallel_downloads', image.max_parallel_downloads),
+      pullProgressTimeoutMs: take('image', 'pull_progress_timeout', image.pull_progress_timeout),
+    },
+    network: {
+      cniDefaultNetwork: take('network', 'cni_default_network', network.cni_default_network),
+      networkDir: take('network', 'network_dir', network.network_dir),
+      pluginDirs: take('network', 'plugin_dirs', network.plugin_dirs),
+      cniAddTimeoutMs: take('network', 'cni_add_timeout', network.cni_add_timeout),
+      cniDelTimeoutMs: take('network', 'cni_del_timeout', network.cni_del_timeout),
+    },
+    metrics: {
+      enableMetrics: take('metrics', 'enable_metrics', metrics.enable_metrics),
+      metricsHost: take('metrics', 'metrics_host', metrics.metrics_host),
+      metricsPort: take('metrics', 'metrics_port', metrics.metrics_port),
+      metricsSocket: take('metrics', 'metrics_socket', metrics.metrics_socket),
+    },
+  };
+  checkTogether(config, settings, host);
+  settings.throwProblems();
+  return { config, values };
+}
+
+type Take = <T>(section: string, key: string, spec: Key<T>) => T;
+
+/** The built-in handlers whose program is there, and those that have a section. */
+function takeHandlers(settings: Settings, host: Host, take: Take): Readonly<Record<string, RuntimeHandler>> {
+  const present = BUILT_IN_RUNTIMES.filter((name) => host.findProgram(name) !== undefined);
+  const handlers: Record<string, RuntimeHandler> = {};
+  for (const name of new Set([...present, ...settings.handlers.keys()])) {
+    const section = `${HANDLER_SECTION}${name}`;
+    const specs = handlerKeys(name);
+    const runtimePath = take(section, 'runtime_path', specs.runtime_path);
+    if (runtimePath === '') settings.refuse(section, 'runtime_path', `there is no program ${name} on PATH`, settings.handlers.get(name));
+    else if (!host.isExecutable(runtimePath)) settings.refuse(section, 'runtime_path', `${runtimePath} is not an executable file`);
+    handlers[name] = {
+      runtimePath,
+      runtimeRoot: take(section, 'runtime_root', specs.runtime_root),
+      privilegedWithoutHostDevices: take(section, 'privileged_without_host_devices', specs.privileged_without_host_devices),
+    };
+  }
+  return handlers;
+}
+
+/** What no key can tell for itself. */
+function checkTogether({ root, runroot, api, runtime, image }: Config, settings: Settings, host: Host): void {
+  const { runtimes, defaultRuntime, conmon, seccompProfile } = runtime;
+  const names = Object.keys(runtimes);
+  if (names.length === 0)
+    settings.refuse('runtime', 'default_runtime', `neither ${BUILT_IN_RUNTIMES.join(' nor ')} is on PATH and no [${HANDLER_SECTION}NAME] is set`);
+  else if (runtimes[defaultRuntime] === undefined)
+    settings.refuse('runtime', 'default_runtime', `"${defaultRuntime}" is none of the handlers ${names.join(', ')}`);
+  if (!host.isExecutable(conmon)) settings.refuse('runtime', 'conmon', `${conmon} is not an executable file`);
+  if (seccompProfile !== '' && !host.isFile(seccompProfile)) settings.refuse('runtime', 'seccomp_profile', `${seccompProfile} is not a file`);
+  if (settings.placeOf('image', 'pause_binary') !== undefined && !host.isExecutable(image.pauseBinary)) {
+    settings.refuse('image', 'pause_binary', `${image.pauseBinary} is not an executable file`);
+  }
+  if (root === runroot) settings.refuse('berth', 'runroot', `"${runroot}" is root as well; one survives a reboot and the other must not`);
+  for (const [key, path] of [
+    ['listen', api.listen],
+    ['admin socket', `${runroot}/admin.sock`],
+  ] as const) {
+    try {
+      socketPath(path);
+    } catch (err) {
+      if (!(err instanceof BadValue)) throw err;
+      if (key === 'listen') settings.refuse('api', key, err.message, settings.placeOf('api', key) ?? settings.placeOf('berth', 'runroot'));
+      else settings.refuse('berth', 'runroot', err.message);
+    }
+  }
+}
+
+function readFiles(options: LoadOptions): ConfigText[] {
+  const { path = DEFAULT_CONFIG_PATH, dropInDir = `${path}.d` } = options;
+  const read = (file: string): ConfigText => {
+    try {
+      return { path: file, text: readFileSync(file, 'utf8') };
+    } catch (err) {
+      throw new CriError('invalidArgument', `${file}: configuration cannot be read`, { cause: err });
+    }
+  };
+  const files: ConfigText[] = [];
+  if (options.path !== undefined || statSync(path, { throwIfNoEntry: false }) !== undefined) files.push(read(path));
+  let names: string[] = [];
+  try {
+    names = readdirSync(dropInDir);
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT')) throw new CriError('invalidArgument', `${dropInDir}: configuration cannot be read`, { cause: err });
+  }
+  // Bytewise, as `LC_ALL=C ls` shows them: the same order on every machine.
+  for (const name of names.filter((file) => file.endsWith('.conf') && !file.startsWith('.')).sort()) files.push(read(join(dropInDir, name)));
+  return files;
+}
+
+/** What the service manager and the caller's environment tell the daemon. */
+export interface Environment {
+  /** Where sd_notify(3) messages go; a path, or an abstract one that begins with `@`. */
+  readonly notifySocket: string | undefined;
+  /** How often systemd wants to hear from us; see sd_watchdog_enabled(3). */
+  readonly watchdogMs: number | undefined;
+  /** Directories that programs are looked for in. */
+  readonly path: readonly string[];
+}
+
+/** The only look at the environment. An empty variable counts as none, and so does a watchdog meant for another process. */
+export function readEnvironment(env: NodeJS.ProcessEnv = process.env, pid = process.pid): Environment {
+  const usec = Number(env.WATCHDOG_USEC);
+  const meant = env.WATCHDOG_PID === undefined || Number(env.WATCHDOG_PID) === pid;
+  return {
+    notifySocket: env.NOTIFY_SOCKET || undefined,
+    watchdogMs: meant && usec > 0 ? usec / 1_000 : undefined,
+    path: (env.PATH || '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin').split(delimiter).filter((dir) => dir.startsWith('/')),
+  };
+}
+
+function thisHost(): Host {
+  const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() === true;
+  const isExecutable = (path: string): boolean => {
+    try {
+      accessSync(path, constants.X_OK);
+      return isFile(path);
+    } catch {
+      return false;
+    }
+  };
+  const { path } = readEnvironment();
+  return {
+    systemd: statSync('/run/systemd/system', { throwIfNoEntry: false })?.isDirectory() === true,
+    findProgram: (name) => path.map((dir) => join(dir, name)).find(isExecutable),
+    isExecutable,
+    isFile,
   };
 }

@@ -1,0 +1,140 @@
+import {
+  bool,
+  capabilities,
+  cgroupOrNothing,
+  duration,
+  environment,
+  integer,
+  oneOf,
+  path,
+  pathOrNothing,
+  paths,
+  size,
+  socket,
+  socketOrNothing,
+  sysctls,
+  text,
+  texts,
+  type ValueType,
+  words,
+} from './values.ts';
+
+/** What defaults and checks need to know of the machine. */
+export interface Host {
+  /** systemd runs as init (/run/systemd/system is there, see sd_booted(3)). */
+  readonly systemd: boolean;
+  /** Absolute path of a program on PATH. */
+  readonly findProgram: (name: string) => string | undefined;
+  readonly isExecutable: (path: string) => boolean;
+  readonly isFile: (path: string) => boolean;
+}
+
+/** One key: what it holds, what it is when nobody sets it, and what the sample says about it. */
+export interface Key<T> {
+  readonly type: ValueType<T>;
+  /** `runroot` is the one that applies. */
+  readonly fallback: (host: Host, runroot: string) => T;
+  readonly doc: string;
+}
+
+function key<T>(type: ValueType<T>, fallback: T, doc: string): Key<T> {
+  return { type, fallback: () => fallback, doc };
+}
+
+const MIB = 1024 ** 2;
+const MINUTE = 60_000;
+const DAY = 24 * 60 * MINUTE;
+/** gRPC's message length is a 32-bit number, of which its libraries use 31 bits. */
+const messageSize = size(MIB, 2 ** 31 - 1);
+
+/** The handlers that are there without configuration, where their binary is on PATH; the first one found is the default. */
+export const BUILT_IN_RUNTIMES = ['crun', 'runc'] as const;
+
+/** Every section and key but those of the handlers. The names are CRI-O's where the meaning is the same. */
+export const keys = {
+  berth: {
+    root: key(path, '/var/lib/berth', 'Images, layers and records. Survives a reboot.'),
+    runroot: key(path, '/run/berth', 'Bundles, exit files and sockets. Must not survive a reboot: it tells that one happened.'),
+    log_level: key(oneOf('debug', 'info', 'warn', 'error'), 'info', 'One of debug, info, warn, error.'),
+  },
+  api: {
+    listen: { type: socket, fallback: (_host: Host, runroot: string) => `${runroot}/berth.sock`, doc: 'The unix socket of the CRI; below runroot unless set.' },
+    grpc_max_recv_msg_size: key(messageSize, 80 * MIB, 'Largest request taken.'),
+    grpc_max_send_msg_size: key(messageSize, 80 * MIB, 'Largest answer given.'),
+  },
+  runtime: {
+    default_runtime: {
+      type: text,
+      fallback: (host: Host): string => BUILT_IN_RUNTIMES.find((name) => host.findProgram(name) !== undefined) ?? BUILT_IN_RUNTIMES[0],
+      doc: 'Handler of pods that name none. Unless set: crun, or runc where crun is not installed.',
+    },
+    cgroup_manager: {
+      type: oneOf('systemd', 'cgroupfs'),
+      fallback: (host: Host) => (host.systemd ? 'systemd' : 'cgroupfs'),
+      doc: 'Who makes cgroups: systemd or cgroupfs. Unless set: systemd where it runs as init.',
+    } satisfies Key<'systemd' | 'cgroupfs'>,
+    conmon: {
+      type: path,
+      fallback: (host: Host): string => host.findProgram('conmon') ?? '/usr/bin/conmon',
+      doc: 'The monitor of a container; found on PATH unless set.',
+    },
+    conmon_cgroup: key(cgroupOrNothing, '', "Cgroup that monitors are put into, such as /berth-monitors. Empty: the daemon's own."),
+    namespaces_dir: key(path, '/run', 'Pinned namespaces lie in netns, ipcns, utsns and userns below it.'),
+    drop_infra_ctr: key(bool, false, 'No pause process for pods that do not share a PID namespace.'),
+    default_capabilities: key(
+      capabilities,
+      ['CHOWN', 'DAC_OVERRIDE', 'FSETID', 'FOWNER', 'SETGID', 'SETUID', 'SETPCAP', 'NET_BIND_SERVICE', 'KILL'].map((name) => `CAP_${name}`),
+      'What a container has that asks for nothing.',
+    ),
+    default_sysctls: key(sysctls, {}, 'name=value, set in every pod that has the namespace for it.'),
+    default_env: key(environment, [], "NAME=value, below the image's and the pod's."),
+    seccomp_profile: key(pathOrNothing, '', 'Profile behind RuntimeDefault. Empty: the built-in one.'),
+    pids_limit: key(integer(0, 4_194_304), 0, 'Processes a container may have; 0 sets no limit (the kubelet limits the pod).'),
+    creation_timeout: key(duration(10_000, DAY), 4 * MINUTE, 'A pod or container still being made after this long is undone.'),
+    unclaimed_timeout: key(duration(10_000, DAY), 5 * MINUTE, 'What was made after its caller had gone is kept this long for a retry.'),
+  },
+  image: {
+    pause_image: key(text, '', 'Image of the pause process. Empty: the built-in one, which needs no registry.'),
+    pause_command: key(words, [], "Its command line, split at blanks. Empty: the image's own."),
+    pause_binary: key(path, '/usr/bin/catatonit', 'Static program of the built-in pause, run with -P.'),
+    global_auth_file: key(pathOrNothing, '', 'Credentials (auth.json) for pulls that bring none.'),
+    pause_image_auth_file: key(pathOrNothing, '', 'Credentials for pause_image.'),
+    registries_conf: key(path, '/etc/containers/registries.conf', 'Registries and mirrors, version 2; drop-ins lie in the same path with .d.'),
+    pinned_images: key(texts, [], 'Images the kubelet must not remove: exact, name*, or *part*.'),
+    max_parallel_downloads: key(integer(1, 64), 6, 'Layers fetched at the same time.'),
+    pull_progress_timeout: key(duration(1_000, DAY), MINUTE, 'A pull that receives no byte for this long is cancelled.'),
+  },
+  network: {
+    cni_default_network: key(text, '', 'Name of the CNI network for pods. Empty: the first valid file of network_dir.'),
+    network_dir: key(path, '/etc/cni/net.d', 'CNI configuration lists.'),
+    plugin_dirs: key(paths, ['/opt/cni/bin', '/usr/libexec/cni', '/usr/lib/cni'], 'Where CNI plugins are looked for, in this order.'),
+    cni_add_timeout: key(duration(1_000, DAY), 90_000, 'For the whole chain of plugins of a pod.'),
+    cni_del_timeout: key(duration(1_000, DAY), MINUTE, 'For the whole chain of plugins of a pod.'),
+  },
+  metrics: {
+    enable_metrics: key(bool, false, 'Serves Prometheus metrics at /metrics.'),
+    metrics_host: key(text, '127.0.0.1', 'Address the metrics are served on.'),
+    metrics_port: key(integer(0, 65_535), 9090, 'Port the metrics are served on; 0 takes a free one.'),
+    metrics_socket: key(socketOrNothing, '', 'A unix socket to serve them on as well.'),
+  },
+} as const;
+
+/** The keys of one `[runtime.runtimes.NAME]` section; the fallbacks of its paths depend on NAME. */
+export function handlerKeys(name: string) {
+  return {
+    runtime_path: {
+      type: path,
+      fallback: (host: Host): string => host.findProgram(name) ?? '',
+      doc: 'The OCI runtime; a program called NAME on PATH unless set.',
+    },
+    runtime_root: {
+      type: path,
+      fallback: (_host: Host, runroot: string) => `${runroot}/runtimes/${name}`,
+      doc: 'Where it keeps its state; below runroot unless set.',
+    },
+    privileged_without_host_devices: key(bool, false, "Privileged containers do not get the host's devices."),
+  };
+}
+
+/** What comes before NAME in the section of a handler. */
+export const HANDLER_SECTION = 'runtime.runtimes.';
