@@ -1,0 +1,119 @@
+/**
+ * The parts of an OCI runtime `config.json` that Berth writes. Source: runtime-spec 1.0.2, config.md and
+ * config-linux.md, which is what crun 1.8 and runc 1.1 know.
+ */
+export interface OciSpec {
+  readonly ociVersion: '1.0.2';
+  readonly process: OciProcess;
+  readonly root: { readonly path: string; readonly readonly: boolean };
+  readonly hostname?: string;
+  readonly mounts: readonly OciMount[];
+  readonly annotations?: Readonly<Record<string, string>>;
+  readonly linux: OciLinux;
+}
+
+export interface OciProcess {
+  readonly terminal: boolean;
+  readonly user: OciUser;
+  readonly args: readonly string[];
+  /** `NAME=value`. */
+  readonly env: readonly string[];
+  readonly cwd: string;
+  readonly capabilities: OciCapabilities;
+  readonly noNewPrivileges: boolean;
+  readonly oomScoreAdj: number;
+  readonly apparmorProfile?: string;
+}
+
+export interface OciUser {
+  readonly uid: number;
+  readonly gid: number;
+  readonly additionalGids: readonly number[];
+}
+
+/** Names begin with `CAP_`. */
+export interface OciCapabilities {
+  readonly bounding: readonly string[];
+  readonly effective: readonly string[];
+  readonly permitted: readonly string[];
+  readonly inheritable: readonly string[];
+  readonly ambient: readonly string[];
+}
+
+export interface OciMount {
+  readonly destination: string;
+  readonly type: string;
+  readonly source: string;
+  readonly options: readonly string[];
+}
+
+export interface OciLinux {
+  readonly namespaces: readonly OciNamespace[];
+  readonly cgroupsPath: string;
+  readonly resources: OciResources;
+  readonly devices?: readonly OciDevice[];
+  readonly maskedPaths?: readonly string[];
+  readonly readonlyPaths?: readonly string[];
+  readonly rootfsPropagation?: 'rshared' | 'rslave';
+  readonly seccomp?: SeccompProfile;
+}
+
+export interface OciNamespace {
+  readonly type: 'pid' | 'network' | 'mount' | 'ipc' | 'uts' | 'cgroup' | 'user';
+  /** A namespace to join; a new one without it. */
+  readonly path?: string;
+}
+
+/** Sizes in bytes, times in microseconds. Also what `crun update` and `runc update` read with `--resources`. */
+export interface OciResources {
+  readonly devices?: readonly OciDeviceRule[];
+  readonly memory?: { readonly limit?: number; readonly swap?: number };
+  readonly cpu?: { readonly shares?: number; readonly quota?: number; readonly period?: number; readonly cpus?: string; readonly mems?: string };
+  readonly pids?: { readonly limit: number };
+  readonly hugepageLimits?: readonly { readonly pageSize: string; readonly limit: number }[];
+  readonly unified?: Readonly<Record<string, string>>;
+}
+
+export interface OciDeviceRule {
+  readonly allow: boolean;
+  readonly type?: 'a' | 'b' | 'c';
+  readonly major?: number;
+  readonly minor?: number;
+  /** Of the letters `rwm`. */
+  readonly access: string;
+}
+
+export interface OciDevice {
+  readonly path: string;
+  readonly type: 'b' | 'c' | 'p';
+  readonly major: number;
+  readonly minor: number;
+  readonly fileMode: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export interface SeccompArgument {
+  readonly index: number;
+  readonly value: number;
+  readonly valueTwo?: number;
+  /** `SCMP_CMP_…` */
+  readonly op: string;
+}
+
+export interface SeccompRule {
+  readonly names: readonly string[];
+  /** `SCMP_ACT_…` */
+  readonly action: string;
+  readonly errnoRet?: number;
+  readonly args?: readonly SeccompArgument[];
+}
+
+/** `linux.seccomp`: one filter for one container, nothing conditional left in it. */
+export interface SeccompProfile {
+  readonly defaultAction: string;
+  readonly defaultErrnoRet?: number;
+  readonly architectures?: readonly string[];
+  readonly flags?: readonly string[];
+  readonly syscalls?: readonly SeccompRule[];
+}
