@@ -1,5 +1,10 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { closeSync, readdirSync, readFileSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { ExecaError, execa } from 'execa';
+import { isErrno } from './errors.ts';
+import { identifyProcess, type ProcessIdentity, readProcessStat } from './process.ts';
+import { pipe } from './sys.ts';
 
 /** What every child gets instead of the daemon's environment. */
 export const CHILD_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -174,4 +179,135 @@ function commandLine(file: string, args: readonly string[]): string {
 
 function tail(text: string, length: number): string {
   return text.length <= length ? text : `…${text.slice(-length)}`;
+}
+
+/** A real pipe of which each end is closed once: by hand, by the stream that took it, or at the end of the scope. */
+export class Pipe implements Disposable {
+  #read: number | undefined;
+  #write: number | undefined;
+
+  constructor() {
+    const { read, write } = pipe();
+    this.#read = read;
+    this.#write = write;
+  }
+
+  /** The end to read from; for a child's stdio. */
+  get readEnd(): number {
+    if (this.#read === undefined) throw new Error('read end of the pipe is closed');
+    return this.#read;
+  }
+
+  /** The end to write to; for a child's stdio. */
+  get writeEnd(): number {
+    if (this.#write === undefined) throw new Error('write end of the pipe is closed');
+    return this.#write;
+  }
+
+  closeRead(): void {
+    if (this.#read !== undefined) closeSync(this.#read);
+    this.#read = undefined;
+  }
+
+  closeWrite(): void {
+    if (this.#write !== undefined) closeSync(this.#write);
+    this.#write = undefined;
+  }
+
+  /** A stream over the read end, which owns it from now on: `destroy()` closes it. Waits in epoll, not on a thread. */
+  stream(): Socket {
+    const stream = new Socket({ fd: this.readEnd, readable: true, writable: false });
+    this.#read = undefined;
+    return stream;
+  }
+
+  [Symbol.dispose](): void {
+    this.closeRead();
+    this.closeWrite();
+  }
+}
+
+export interface SpawnedProcess {
+  readonly pid: number;
+  /** Fulfils when it has ended and been reaped; what it started may live on. Never rejects. */
+  readonly exited: Promise<{ readonly exitCode: number | undefined; readonly signal: NodeJS.Signals | undefined }>;
+}
+
+export interface SpawnOptions {
+  /** The child's fd 0, 1, …: `/dev/null` or an fd of ours, which stays the caller's to close. */
+  readonly stdio: readonly ('ignore' | number)[];
+  readonly env?: Readonly<Record<string, string>>;
+  readonly cwd?: string;
+}
+
+/**
+ * Starts a command in a session of its own, on fds that the caller chose: for the commands whose life is not one
+ * request and one answer, which is what `run` is for. Nothing kills it but the caller.
+ * @throws {CommandError} when it cannot be started.
+ */
+export async function spawnProcess(file: string, args: readonly string[], { stdio, env, cwd }: SpawnOptions): Promise<SpawnedProcess> {
+  const child = spawn(file, args, {
+    detached: true,
+    stdio: [...stdio],
+    env: { PATH: CHILD_PATH, ...env },
+    ...(cwd === undefined ? {} : { cwd }),
+  });
+  const { pid } = child;
+  if (pid === undefined) {
+    const cause = await new Promise<Error>((resolve) => child.once('error', resolve));
+    throw new CommandError(commandLine(file, args), failure(undefined, undefined, false, cause.message), { cause });
+  }
+  const exited: SpawnedProcess['exited'] = new Promise((resolve) => {
+    child.once('exit', (exitCode, signal) => resolve({ exitCode: exitCode ?? undefined, signal: signal ?? undefined }));
+  });
+  return { pid, exited };
+}
+
+/**
+ * The living children of a process, theirs, and so on; zombies are left out. One look: a process that forks meanwhile
+ * may hide a child, so repeat until nothing is found. Source: /proc/PID/task/TID/children, proc(5).
+ */
+export function descendants(pid: number): ProcessIdentity[] {
+  const found: ProcessIdentity[] = [];
+  const queue = [pid];
+  for (let parent = queue.pop(); parent !== undefined; parent = queue.pop()) {
+    for (const child of children(parent)) {
+      queue.push(child);
+      const identity = identifyProcess(child);
+      if (identity !== undefined) found.push(identity);
+    }
+  }
+  return found;
+}
+
+function children(pid: number): number[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`).flatMap((thread) =>
+      readFileSync(`/proc/${pid}/task/${thread}/children`, 'latin1')
+        .split(' ')
+        .filter((word) => word !== '')
+        .map(Number),
+    );
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT', 'ESRCH')) throw err;
+    if (readProcessStat(pid) === undefined) return [];
+    // The kernel was built without CONFIG_PROC_CHILDREN, or a thread ended while we looked.
+    return readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name) && readProcessStat(Number(name))?.parentPid === pid)
+      .map(Number);
+  }
+}
+
+/**
+ * Starts one of the project's own Node programs with an IPC channel, on the running Node, with a small heap and nothing
+ * of the daemon's environment. `entry` is an absolute path, `.ts` in development and `.js` when bundled. The caller ends
+ * it; it should end by itself on `disconnect`. Its stdin and stdout are `/dev/null`, its stderr is a pipe to be read.
+ */
+export function forkChild(entry: string, env: Readonly<Record<string, string>> = {}): ChildProcess {
+  return fork(entry, [], {
+    execPath: process.execPath,
+    execArgv: ['--max-semi-space-size=1'],
+    env: { PATH: CHILD_PATH, ...env },
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+  });
 }

@@ -243,3 +243,14 @@ export function sendDatagram(path: string, text: string): void {
     closeSync(fd);
   }
 }
+
+const lgetxattr = libc.func('int64_t lgetxattr(const char*, const char*, _Out_ uint8_t*, size_t)');
+
+/** The value of an extended attribute, at most 256 bytes; `undefined` where it is not set. Does not follow a symlink. */
+export function readXattr(path: string | Buffer, name: string): Buffer | undefined {
+  const value = Buffer.alloc(256);
+  const length = Number(lgetxattr(cPath(path), name, value, value.length));
+  if (length >= 0) return value.subarray(0, length);
+  if (koffi.errno() === koffi.os.errno.ENODATA) return undefined;
+  throw new SysError(`lgetxattr ${name}`, String(path), koffi.errno());
+}
