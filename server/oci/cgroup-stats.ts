@@ -1,0 +1,204 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isErrno } from '#base/errors.ts';
+import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
+
+/** One line of a pressure file. Source: Documentation/accounting/psi.rst. */
+export interface PressureLine {
+  /** Share of the last 10, 60 and 300 s in percent. */
+  readonly avg10: number;
+  readonly avg60: number;
+  readonly avg300: number;
+  /** Microseconds since the cgroup was made. */
+  readonly totalUs: bigint;
+}
+
+export interface Pressure {
+  readonly some: PressureLine;
+  /** Absent for the CPU of kernels before 5.13. */
+  readonly full: PressureLine | undefined;
+}
+
+/** What a cgroup uses, its children included. Bytes are numbers: no machine has 2^53 of them. */
+export interface CgroupStats {
+  /** When it was read, in nanoseconds since 1970. */
+  readonly timestampNs: bigint;
+  /** CPU time since the cgroup was made. */
+  readonly cpuUsageNs: bigint;
+  readonly memory: {
+    readonly usageBytes: number;
+    /** Usage without the page cache that nobody has touched lately, which the kernel takes back first. */
+    readonly workingSetBytes: number;
+    readonly rssBytes: number;
+    readonly pageFaults: number;
+    readonly majorPageFaults: number;
+    /** `undefined` without a limit. */
+    readonly limitBytes: number | undefined;
+    /** Limit less working set; `undefined` without a limit. */
+    readonly availableBytes: number | undefined;
+  };
+  readonly swap: {
+    readonly usageBytes: number;
+    /** `undefined` without a limit, or where the kernel does not account for swap. */
+    readonly availableBytes: number | undefined;
+  };
+  /** Tasks as the pids controller counts them: threads too. */
+  readonly pids: number;
+  /** Version 2 only. */
+  readonly psi: { readonly cpu: Pressure | undefined; readonly memory: Pressure | undefined; readonly io: Pressure | undefined } | undefined;
+}
+
+/** Reads a cgroup's files side by side; `undefined` once it is gone. A controller that is not there counts as 0. */
+export async function readStats(hierarchy: CgroupHierarchy, path: string): Promise<CgroupStats | undefined> {
+  return hierarchy.version === 2 ? readStatsV2(hierarchy, path) : readStatsV1(hierarchy, path);
+}
+
+/** Source: Documentation/admin-guide/cgroup-v2.rst. */
+async function readStatsV2({ mounts }: CgroupHierarchy, path: string): Promise<CgroupStats | undefined> {
+  const dir = join(mounts.get('unified') ?? '', path);
+  const [cpu, current, stat, max, swapCurrent, swapMax, pids, cpuPsi, memoryPsi, ioPsi] = await Promise.all([
+    read(dir, 'cpu.stat'),
+    read(dir, 'memory.current'),
+    read(dir, 'memory.stat'),
+    read(dir, 'memory.max'),
+    read(dir, 'memory.swap.current'),
+    read(dir, 'memory.swap.max'),
+    read(dir, 'pids.current'),
+    read(dir, 'cpu.pressure'),
+    read(dir, 'memory.pressure'),
+    read(dir, 'io.pressure'),
+  ]);
+  if (cpu === undefined) return undefined; // cpu.stat is in every cgroup, whatever its controllers
+  const memory = flatKeyed(stat);
+  const swapUsage = Number(swapCurrent ?? 0);
+  const swapLimit = limit(swapMax);
+  return {
+    timestampNs: now(),
+    cpuUsageNs: BigInt(flatKeyed(cpu).get('usage_usec') ?? '0') * 1000n,
+    memory: memoryStats({
+      usage: Number(current ?? 0),
+      inactiveFile: Number(memory.get('inactive_file') ?? 0),
+      rss: Number(memory.get('anon') ?? 0),
+      faults: Number(memory.get('pgfault') ?? 0),
+      majorFaults: Number(memory.get('pgmajfault') ?? 0),
+      limitBytes: limit(max),
+    }),
+    swap: { usageBytes: swapUsage, availableBytes: swapLimit === undefined ? undefined : Math.max(0, swapLimit - swapUsage) },
+    pids: Number(pids ?? 0),
+    psi: { cpu: pressure(cpuPsi), memory: pressure(memoryPsi), io: pressure(ioPsi) },
+  };
+}
+
+/** Source: Documentation/admin-guide/cgroup-v1/memory.rst, cpuacct.rst, pids.rst. */
+async function readStatsV1({ mounts }: CgroupHierarchy, path: string): Promise<CgroupStats | undefined> {
+  const at = (controller: string): string => join(mounts.get(controller) ?? '/nonexistent', path);
+  const [cpu, usage, stat, max, memoryAndSwap, memoryAndSwapMax, pids] = await Promise.all([
+    read(at('cpuacct'), 'cpuacct.usage'),
+    read(at('memory'), 'memory.usage_in_bytes'),
+    read(at('memory'), 'memory.stat'),
+    read(at('memory'), 'memory.limit_in_bytes'),
+    read(at('memory'), 'memory.memsw.usage_in_bytes'),
+    read(at('memory'), 'memory.memsw.limit_in_bytes'),
+    read(at('pids'), 'pids.current'),
+  ]);
+  if (cpu === undefined && usage === undefined) return undefined;
+  // The total_ lines count the children too, as the usage does.
+  const memory = flatKeyed(stat);
+  const limitBytes = limit(max);
+  // The two usages are read at two moments, so their difference may be a little below zero.
+  const swapUsage = memoryAndSwap === undefined ? 0 : Math.max(0, Number(memoryAndSwap) - Number(usage ?? 0));
+  const bothLimit = limit(memoryAndSwapMax);
+  const swapLimit = bothLimit === undefined || limitBytes === undefined ? undefined : Math.max(0, bothLimit - limitBytes);
+  return {
+    timestampNs: now(),
+    cpuUsageNs: BigInt((cpu ?? '0').trim()),
+    memory: memoryStats({
+      usage: Number(usage ?? 0),
+      inactiveFile: Number(memory.get('total_inactive_file') ?? 0),
+      rss: Number(memory.get('total_rss') ?? 0),
+      faults: Number(memory.get('total_pgfault') ?? 0),
+      majorFaults: Number(memory.get('total_pgmajfault') ?? 0),
+      limitBytes,
+    }),
+    swap: { usageBytes: swapUsage, availableBytes: swapLimit === undefined ? undefined : Math.max(0, swapLimit - swapUsage) },
+    pids: Number(pids ?? 0),
+    psi: undefined,
+  };
+}
+
+/**
+ * Processes of a cgroup that the OOM killer has killed; `undefined` once it is gone. With version 2 its children's count
+ * too. The systemd driver's scope goes with its last process, so ask while it lives or take the monitor's word.
+ */
+export async function readOomKills({ version, mounts }: CgroupHierarchy, path: string): Promise<number | undefined> {
+  const text =
+    version === 2
+      ? await read(join(mounts.get('unified') ?? '', path), 'memory.events')
+      : await read(join(mounts.get('memory') ?? '', path), 'memory.oom_control');
+  return text === undefined ? undefined : Number(flatKeyed(text).get('oom_kill') ?? 0);
+}
+
+function memoryStats(raw: {
+  readonly usage: number;
+  readonly inactiveFile: number;
+  readonly rss: number;
+  readonly faults: number;
+  readonly majorFaults: number;
+  readonly limitBytes: number | undefined;
+}): CgroupStats['memory'] {
+  const workingSetBytes = Math.max(0, raw.usage - raw.inactiveFile);
+  return {
+    usageBytes: raw.usage,
+    workingSetBytes,
+    rssBytes: raw.rss,
+    pageFaults: raw.faults,
+    majorPageFaults: raw.majorFaults,
+    limitBytes: raw.limitBytes,
+    availableBytes: raw.limitBytes === undefined ? undefined : Math.max(0, raw.limitBytes - workingSetBytes),
+  };
+}
+
+/** A file's text; `undefined` when the cgroup, its controller or the file is not there. */
+async function read(dir: string, file: string): Promise<string | undefined> {
+  try {
+    return await readFile(join(dir, file), 'latin1');
+  } catch (err) {
+    // ENODEV: the cgroup was removed between open and read. EOPNOTSUPP: pressure accounting is switched off.
+    if (isErrno(err, 'ENOENT', 'ENODEV', 'EOPNOTSUPP', 'ENOTSUP')) return undefined;
+    throw err;
+  }
+}
+
+function now(): bigint {
+  return BigInt(Date.now()) * 1_000_000n;
+}
+
+/** `key value` lines. */
+function flatKeyed(text: string | undefined): ReadonlyMap<string, string> {
+  const values = new Map<string, string>();
+  for (const line of text?.split('\n') ?? []) {
+    const blank = line.indexOf(' ');
+    if (blank > 0) values.set(line.slice(0, blank), line.slice(blank + 1));
+  }
+  return values;
+}
+
+/** Version 2 writes `max` for no limit, version 1 the largest count of pages it knows, just below 2^63. */
+const UNLIMITED_V1 = 2 ** 62;
+
+function limit(text: string | undefined): number | undefined {
+  if (text === undefined || text.trim() === 'max') return undefined;
+  const value = Number(text);
+  return value >= UNLIMITED_V1 ? undefined : value;
+}
+
+/** `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and `full` alike. */
+function pressure(text: string | undefined): Pressure | undefined {
+  const line = (kind: 'some' | 'full'): PressureLine | undefined => {
+    const match = new RegExp(`^${kind} avg10=([\\d.]+) avg60=([\\d.]+) avg300=([\\d.]+) total=(\\d+)`, 'm').exec(text ?? '');
+    if (match === null) return undefined;
+    return { avg10: Number(match[1]), avg60: Number(match[2]), avg300: Number(match[3]), totalUs: BigInt(match[4] ?? 0) };
+  };
+  const some = line('some');
+  return some === undefined ? undefined : { some, full: line('full') };
+}

@@ -1,0 +1,50 @@
+import { createCgroup, firstMissing, killAll, moveProcess, procs, removeCgroup, removeEmpty } from './cgroup-fs.ts';
+import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
+import { type CgroupStats, readOomKills, readStats } from './cgroup-stats.ts';
+
+/**
+ * The cgroups of this machine, as files. Paths are absolute below every hierarchy, as `containerCgroup` makes them;
+ * containers' cgroups themselves are made by the OCI runtime.
+ */
+export interface Cgroups {
+  readonly hierarchy: CgroupHierarchy;
+  /** Makes a cgroup, and those above it that are missing, in every hierarchy. */
+  create(path: string): Promise<void>;
+  /** Removes a cgroup and those below it. What is gone counts as removed; EBUSY while there are processes in it. */
+  remove(path: string): Promise<void>;
+  /**
+   * The topmost level of `path` that is not there yet, so that the runtime will make it and leave it behind; `undefined`
+   * when all are there, as with the kubelet's pods. Ask before the pod's first container, keep it with the sandbox.
+   */
+  firstMissing(path: string): Promise<string | undefined>;
+  /** Removes `path` and the levels above it up to `topmost` (the answer of `firstMissing`), each only when it is empty. */
+  removeEmpty(path: string, topmost: string): Promise<void>;
+  /** Processes in a cgroup and those below it; none when it is gone. Synchronous: microseconds. */
+  procs(path: string): readonly number[];
+  /**
+   * Kills everything in a cgroup and below it, and waits until it is empty (default limit 10 s). Success when it is gone.
+   * @throws {CriError} `deadlineExceeded` when some processes wait in the kernel and do not die.
+   */
+  kill(path: string, options: { readonly signal: AbortSignal; readonly timeoutMs?: number }): Promise<void>;
+  /** Moves a process into an existing cgroup. ESRCH when it is gone. */
+  moveProcess(path: string, pid: number): Promise<void>;
+  /** What a cgroup uses, from its files; `undefined` once it is gone. */
+  stats(path: string): Promise<CgroupStats | undefined>;
+  /** Processes that the OOM killer has killed in it; `undefined` once it is gone. */
+  oomKills(path: string): Promise<number | undefined>;
+}
+
+export function createCgroups(hierarchy: CgroupHierarchy): Cgroups {
+  return {
+    hierarchy,
+    create: (path) => createCgroup(hierarchy, path),
+    remove: (path) => removeCgroup(hierarchy, path),
+    firstMissing: (path) => firstMissing(hierarchy, path),
+    removeEmpty: (path, topmost) => removeEmpty(hierarchy, path, topmost),
+    procs: (path) => procs(hierarchy, path),
+    kill: (path, { signal, timeoutMs = 10_000 }) => killAll(hierarchy, path, { signal, timeoutMs }),
+    moveProcess: (path, pid) => moveProcess(hierarchy, path, pid),
+    stats: (path) => readStats(hierarchy, path),
+    oomKills: (path) => readOomKills(hierarchy, path),
+  };
+}
