@@ -1,17 +1,28 @@
 import { defineConfig } from 'vitest/config';
 
-const root = { extends: true as const };
+/** Tests that need root: one file at a time, and after each one the machine must be as before. */
+const asRoot = { setupFiles: ['test/support/check-machine.ts'], fileParallelism: false, teardownTimeout: 60_000 };
 
 export default defineConfig({
   test: {
     pool: 'forks',
     projects: [
-      { ...root, test: { name: 'unit', include: ['test/unit/**/*.test.ts'] } },
+      { extends: true, test: { name: 'unit', include: ['test/unit/**/*.test.ts'] } },
       {
-        ...root,
-        test: { name: 'integration', include: ['test/integration/**/*.test.ts'], testTimeout: 60_000, hookTimeout: 120_000 },
+        extends: true,
+        test: { ...asRoot, name: 'integration', include: ['test/integration/**/*.test.ts'], testTimeout: 60_000, hookTimeout: 120_000 },
       },
-      { ...root, test: { name: 'e2e', include: ['test/e2e/**/*.test.ts'], testTimeout: 180_000, hookTimeout: 300_000 } },
+      {
+        extends: true,
+        test: {
+          ...asRoot,
+          name: 'e2e',
+          include: ['test/e2e/**/*.test.ts'],
+          globalSetup: ['test/support/registry.ts'],
+          testTimeout: 180_000,
+          hookTimeout: 300_000,
+        },
+      },
     ],
   },
 });

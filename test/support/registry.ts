@@ -1,0 +1,100 @@
+// A global setup of vitest for the end-to-end tests: one registry with the conformance images, for the whole run.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import type { TestProject } from 'vitest/node';
+import { sleep } from '#base/abort.ts';
+import { run } from '#base/exec.ts';
+import { conformanceImages, FIXTURES, makeOnce } from './images.ts';
+import { CACHE, findTool } from './tool.ts';
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    /** `host:port` of a plain HTTP registry that holds the conformance images; empty where there is none. */
+    registry: string;
+  }
+}
+
+/** A running registry. */
+export interface Registry extends AsyncDisposable {
+  readonly address: string;
+}
+
+/** Starts Debian's docker-registry on a free port of the loopback, filled with the conformance images. */
+export async function startRegistry(): Promise<Registry> {
+  const images = await conformanceImages();
+  const data = join(CACHE, 'registry');
+  if (!existsSync(data)) {
+    await makeOnce(data, async (directory) => {
+      await using filling = await serve(directory);
+      await run(join(FIXTURES, 'push.sh'), [images, filling.address], { signal: AbortSignal.timeout(120_000) });
+    });
+  }
+  return serve(data);
+}
+
+async function serve(data: string): Promise<Registry> {
+  const address = `127.0.0.1:${await freePort()}`;
+  const config = `${data}.${address.split(':')[1]}.yml`;
+  writeFileSync(
+    config,
+    `version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: ${data}}, delete: {enabled: true}}\nhttp: {addr: "${address}", net: tcp}\n`,
+  );
+  const log = openSync(join(CACHE, 'registry.log'), 'a');
+  const server = spawn('docker-registry', ['serve', config], { stdio: ['ignore', log, log], env: { PATH: process.env.PATH, OTEL_TRACES_EXPORTER: 'none' } });
+  try {
+    await answers(`http://${address}/v2/`, server);
+  } catch (err) {
+    await stop(server, config);
+    throw err;
+  }
+  return { address, [Symbol.asyncDispose]: () => stop(server, config) };
+}
+
+async function stop(server: ChildProcess, config: string): Promise<void> {
+  const ended = server.exitCode !== null || server.signalCode !== null;
+  if (!ended) {
+    const exit = new Promise((resolve) => server.once('exit', resolve));
+    server.kill('SIGKILL');
+    await exit;
+  }
+  rmSync(config, { force: true });
+}
+
+async function answers(url: string, server: ChildProcess): Promise<void> {
+  for (let attempt = 0; attempt < 200; attempt += 1) {
+    if (server.exitCode !== null) throw new Error(`docker-registry ended with ${server.exitCode}: see ${join(CACHE, 'registry.log')}`);
+    const ok = await fetch(url).then(
+      (response) => response.ok,
+      () => false,
+    );
+    if (ok) return;
+    await sleep(50);
+  }
+  throw new Error(`docker-registry does not answer at ${url}`);
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once('error', reject);
+    probe.listen(0, '127.0.0.1', () => {
+      const address = probe.address();
+      probe.close(() => resolve(address !== null && typeof address === 'object' ? address.port : 0));
+    });
+  });
+}
+
+let registry: Registry | undefined;
+
+/** Called by vitest before the first test file. */
+export async function setup(project: TestProject): Promise<void> {
+  if (process.getuid?.() === 0 && findTool('docker-registry') !== undefined) registry = await startRegistry();
+  project.provide('registry', registry?.address ?? '');
+}
+
+/** Called by vitest after the last one. */
+export async function teardown(): Promise<void> {
+  await registry?.[Symbol.asyncDispose]();
+}
