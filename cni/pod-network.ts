@@ -1,3 +1,4 @@
+import type { CapabilityArgs } from './capabilities.ts';
 import type { NetworkConf } from './conf.ts';
 import type { CniResult } from './result.ts';
 
@@ -38,7 +39,7 @@ export interface Attachment {
   readonly conf: NetworkConf;
   readonly pod: PodNetwork;
   /** Values for the capabilities that the plugins of `conf` declare, by capability name. */
-  readonly capabilityArgs: Readonly<Record<string, unknown>>;
+  readonly capabilityArgs: CapabilityArgs;
   /** The last plugin's answer, once ADD has succeeded. */
   readonly result?: CniResult;
 }
