@@ -1,0 +1,68 @@
+import { readdir } from 'node:fs/promises';
+import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
+import { Counter, Gauge, type Registry } from 'prom-client';
+
+/**
+ * What Prometheus expects of every process, and how busy the event loop is, all read at the scrape. Nothing here has a
+ * timer or a hook into the garbage collector: an idle daemon stays idle.
+ */
+export function registerProcessMetrics(registry: Registry): Disposable {
+  const registers = [registry];
+  new Gauge({ name: 'process_start_time_seconds', help: 'Start of the process, in seconds since 1970.', registers }).set(performance.timeOrigin / 1000);
+  new Gauge({
+    name: 'process_resident_memory_bytes',
+    help: 'Resident memory.',
+    registers,
+    collect() {
+      this.set(process.memoryUsage.rss());
+    },
+  });
+  new Gauge({
+    name: 'process_open_fds',
+    help: 'Open file descriptors.',
+    registers,
+    async collect() {
+      this.set((await readdir('/proc/self/fd')).length - 1); // one is the directory itself
+    },
+  });
+  new Counter({
+    name: 'process_cpu_seconds_total',
+    help: 'CPU time, user and system.',
+    registers,
+    collect() {
+      const { user, system } = process.cpuUsage();
+      this.reset();
+      this.inc((user + system) / 1e6);
+    },
+  });
+  new Counter({
+    name: 'berth_event_loop_active_seconds_total',
+    help: 'Time in which the event loop had work.',
+    registers,
+    collect() {
+      this.reset();
+      this.inc(performance.eventLoopUtilization().active / 1000);
+    },
+  });
+  // One sample per turn of the loop: how long a turn kept everything else waiting. The other mode wakes up by a timer.
+  const turns = monitorEventLoopDelay({ samplePerIteration: true });
+  turns.enable();
+  new Gauge({
+    name: 'berth_event_loop_turn_seconds',
+    help: 'Length of one turn of the event loop, by quantile, since the scrape before.',
+    labelNames: ['quantile'],
+    registers,
+    collect() {
+      const seconds = (nanoseconds: number): number => (turns.count === 0 ? 0 : nanoseconds / 1e9);
+      this.set({ quantile: '0.5' }, seconds(turns.percentile(50)));
+      this.set({ quantile: '0.99' }, seconds(turns.percentile(99)));
+      this.set({ quantile: '1' }, seconds(turns.max));
+      turns.reset();
+    },
+  });
+  return {
+    [Symbol.dispose]: () => {
+      turns.disable();
+    },
+  };
+}

@@ -1,0 +1,132 @@
+import { rm, stat } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { connect } from 'node:net';
+import { CriError, describeError, isErrno } from '#base/errors.ts';
+import type { Log } from '#base/log.ts';
+import type { Metrics } from './metrics.ts';
+
+export interface MetricsServerOptions {
+  readonly registry: Metrics['registry'];
+  readonly host: string;
+  /** 0 picks a free port. */
+  readonly port: number;
+  /** Path of a unix socket to serve on as well; empty for none. */
+  readonly socket: string;
+  readonly log: Log;
+}
+
+export interface MetricsServer extends AsyncDisposable {
+  /** Where it listens on TCP: `127.0.0.1:9090`, `[::1]:9090`. */
+  readonly address: string;
+  readonly port: number;
+}
+
+/**
+ * Serves `/metrics` and `/healthz` on TCP and, if asked, on a unix socket (mode 0660).
+ * @throws {CriError} `failedPrecondition` when the address or the socket is in use.
+ */
+export async function serveMetrics({ registry, host, port, socket, log }: MetricsServerOptions): Promise<MetricsServer> {
+  await using undo = new AsyncDisposableStack();
+  const answer = (request: IncomingMessage, response: ServerResponse): void => {
+    serve(registry, request, response).catch((err: unknown) => {
+      log.error({ err }, 'Could not serve metrics');
+      if (response.headersSent) response.destroy();
+      else reply(response, 500, 'metrics could not be collected\n');
+    });
+  };
+
+  const tcp = newServer(answer);
+  undo.defer(() => close(tcp));
+  await listen(tcp, `${host}:${port}`, () => tcp.listen({ host, port }));
+  if (socket !== '') {
+    await removeStale(socket);
+    const unix = newServer(answer);
+    undo.defer(() => close(unix));
+    // The socket is made within listen(), so the mask holds for nothing else.
+    await listen(unix, socket, () => {
+      const mask = process.umask(0o117);
+      try {
+        unix.listen({ path: socket });
+      } finally {
+        process.umask(mask);
+      }
+    });
+  }
+
+  const bound = tcp.address();
+  if (bound === null || typeof bound === 'string') throw new Error(`metrics listen on ${host}:${port}: no address`);
+  const kept = undo.move();
+  return {
+    address: bound.family === 'IPv6' ? `[${bound.address}]:${bound.port}` : `${bound.address}:${bound.port}`,
+    port: bound.port,
+    [Symbol.asyncDispose]: () => kept.disposeAsync(),
+  };
+}
+
+/** Limits for whoever connects: the port is often open to the whole node network. */
+function newServer(answer: (request: IncomingMessage, response: ServerResponse) => void): Server {
+  const server = createServer({ headersTimeout: 5_000, requestTimeout: 5_000, keepAliveTimeout: 5_000, maxHeaderSize: 8_192 }, answer);
+  server.maxConnections = 32;
+  server.setTimeout(30_000); // a client that does not read its answer
+  return server;
+}
+
+async function serve(registry: Metrics['registry'], request: IncomingMessage, response: ServerResponse): Promise<void> {
+  request.resume();
+  const path = request.url?.split('?', 1)[0];
+  if (path !== '/metrics' && path !== '/healthz') return reply(response, 404, 'not found\n');
+  if (request.method !== 'GET' && request.method !== 'HEAD') {
+    response.setHeader('allow', 'GET, HEAD');
+    return reply(response, 405, 'method not allowed\n');
+  }
+  if (path === '/healthz') return reply(response, 200, 'ok\n');
+  const text = await registry.metrics();
+  response.setHeader('content-type', registry.contentType);
+  reply(response, 200, text);
+}
+
+function reply(response: ServerResponse, status: number, text: string): void {
+  response.statusCode = status;
+  if (!response.hasHeader('content-type')) response.setHeader('content-type', 'text/plain; charset=utf-8');
+  response.setHeader('content-length', Buffer.byteLength(text));
+  response.end(text); // node leaves the body out for HEAD
+}
+
+function listen(server: Server, where: string, start: () => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (err) => reject(new CriError('failedPrecondition', `serve metrics on ${where}: ${describeError(err)}`, { cause: err })));
+    server.once('listening', resolve);
+    start();
+  });
+}
+
+/** A scrape under way is cut off: Prometheus asks again. Closing removes the unix socket. */
+function close(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    server.closeAllConnections();
+  });
+}
+
+/** Removes a socket that nobody listens on any more: what a killed daemon leaves behind. */
+async function removeStale(path: string): Promise<void> {
+  try {
+    if (!(await stat(path)).isSocket()) throw new CriError('failedPrecondition', `serve metrics on ${path}: there is something else than a socket`);
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return;
+    throw err;
+  }
+  if (await isAnswered(path)) throw new CriError('failedPrecondition', `serve metrics on ${path}: another process listens there`);
+  await rm(path, { force: true });
+}
+
+function isAnswered(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = connect(path);
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once('error', () => resolve(false));
+  });
+}
