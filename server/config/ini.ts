@@ -55,10 +55,16 @@ export function scanIni(text: string): IniText {
   return { sections, entries, broken };
 }
 
-/** Inside single quotes the ini package reads JSON, so `'5'` would come back as a number. */
+const QUOTED_WITH_COMMENT = /^("(?:[^"\\]|\\.)*"|'[^']*')\s*[;#].*$/;
+
+/**
+ * The ini package knows no comment after a quoted value, and reads JSON inside single quotes, so that `'5'` would come
+ * back as a number.
+ */
 function decode(raw: string): string {
-  const value: unknown = unsafe(raw);
-  return typeof value === 'string' ? value : raw.trim().slice(1, -1);
+  const content = raw.trim().replace(QUOTED_WITH_COMMENT, '$1');
+  const value: unknown = unsafe(content);
+  return typeof value === 'string' ? value : content.slice(1, -1);
 }
 
 /** A value as it must be written to be read back the same. */
