@@ -80,7 +80,9 @@ function listProcesses(): string[] {
         .split('\n')
         .map((line) => line.split(':').at(-1)),
     );
-    found.push(`${pid}\t${command}\t${[...cgroups].join(' ').trim()}`);
+    // who was started by a test file has its mark in the environment, unless that was left out on purpose
+    const inherited = /BERTH_TEST_MARK=(\w+)/.exec(readOptional(`/proc/${pid}/environ`))?.[1] ?? '';
+    found.push(`${pid}\t${command}\t${[...cgroups].join(' ').trim()}\t${inherited}`);
   }
   return found;
 }
