@@ -35,11 +35,11 @@ export async function moveProcess(hierarchy: CgroupHierarchy, path: string, pid:
  * those who make pod cgroups make them in all.
  */
 export async function firstMissing(hierarchy: CgroupHierarchy, path: string): Promise<string | undefined> {
-  const mount = hierarchy.mounts.get('unified') !== undefined && hierarchy.version === 2 ? hierarchy.mounts.get('unified') : telling(hierarchy);
+  const mount = telling(hierarchy);
   let missing: string | undefined;
   for (let level = path; level !== '/' && level !== '.'; level = posix.dirname(level)) {
     try {
-      await access(join(mount ?? '', level));
+      await access(join(mount, level));
       return missing;
     } catch (err) {
       if (!isErrno(err, 'ENOENT')) throw err;
