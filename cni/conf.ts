@@ -71,11 +71,12 @@ export function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 function parseObject(text: string): Record<string, unknown> {
+  if (text.trim() === '') throw new Error('is empty');
   let raw: unknown;
   try {
     raw = JSON.parse(text);
   } catch (err) {
-    throw new Error(text.trim() === '' ? 'is empty' : `is not JSON: ${(err as Error).message}`, { cause: err });
+    throw new Error(`is not JSON: ${(err as Error).message}`, { cause: err });
   }
   if (!isObject(raw)) throw new Error(`is not a JSON object but ${quote(raw)}`);
   return raw;

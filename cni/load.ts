@@ -110,7 +110,9 @@ async function readPluginFiles(dir: string): Promise<PluginConf[]> {
 }
 
 async function readText(file: string): Promise<string> {
-  const { size } = await stat(file);
+  const found = await stat(file);
+  if (!found.isFile()) throw new Error('is not a file');
+  const { size } = found;
   if (size > MAX_FILE_BYTES) throw new Error(`is ${size} bytes long, more than ${MAX_FILE_BYTES}`);
   return await readFile(file, 'utf8');
 }

@@ -79,7 +79,6 @@ function explain(call: PluginCall, err: unknown): CniError {
   const system = err instanceof CommandError ? err.cause : err;
   if (isErrno(system, 'ENOENT')) return new CniError(call, `${call.path} is not there, or its interpreter is not`, { cause: err });
   if (isErrno(system, 'EACCES')) return new CniError(call, `${call.path} is not executable`, { cause: err });
-  if (isErrno(system, 'ENOEXEC')) return new CniError(call, `${call.path} is not a program for this machine`, { cause: err });
   if (!(err instanceof CommandError)) return new CniError(call, err instanceof Error ? err.message : String(err), { cause: err });
   const failed = parseFailure(err.stdout);
   if (failed === undefined) {

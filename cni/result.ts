@@ -26,8 +26,8 @@ export function parseResult(stdout: string, version: CniVersion): CniResult {
   let raw: unknown;
   try {
     raw = JSON.parse(stdout);
-  } catch (err) {
-    throw new Error(`printed ${quote(stdout)} where a result in JSON was expected`, { cause: err });
+  } catch {
+    throw new Error(`printed ${quote(stdout)} where a result in JSON was expected`);
   }
   if (!isObject(raw)) throw new Error(`printed ${quote(raw)} where a result was expected`);
   // Some plugins leave the version out; libcni then takes the network's, so plugins rely on that.
