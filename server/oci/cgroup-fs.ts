@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
-import { access, mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
-import { join, posix } from 'node:path';
+import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
 import { CriError, isErrno } from '#base/errors.ts';
 import { type CgroupHierarchy, mountPoints } from './cgroup-hierarchy.ts';
@@ -30,27 +30,8 @@ export async function moveProcess(hierarchy: CgroupHierarchy, path: string, pid:
   await Promise.all(mountPoints(hierarchy).map((mount) => writeFile(join(mount, path, 'cgroup.procs'), String(pid))));
 }
 
-/**
- * The topmost level of `path` that does not exist, itself included; `undefined` when all do. One hierarchy is asked:
- * those who make pod cgroups make them in all.
- */
-export async function firstMissing(hierarchy: CgroupHierarchy, path: string): Promise<string | undefined> {
-  const mount = telling(hierarchy);
-  let missing: string | undefined;
-  for (let level = path; level !== '/' && level !== '.'; level = posix.dirname(level)) {
-    try {
-      await access(join(mount, level));
-      return missing;
-    } catch (err) {
-      if (!isErrno(err, 'ENOENT')) throw err;
-      missing = level;
-    }
-  }
-  return missing;
-}
-
 /** The hierarchy whose word counts for all: one with a controller that every node has. */
-function telling({ version, mounts }: CgroupHierarchy): string {
+export function telling({ version, mounts }: CgroupHierarchy): string {
   if (version === 2) return mounts.get('unified') ?? '';
   return mounts.get('memory') ?? mounts.get('pids') ?? [...mounts.values()][0] ?? '';
 }
@@ -86,25 +67,6 @@ async function childDirs(dir: string): Promise<string[]> {
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ENODEV')) return [];
     throw err;
-  }
-}
-
-/**
- * Removes `path` and the levels above it up to `topmost`, each only when nothing is in it: what another pod uses, or
- * somebody else's child, stays. `topmost` is what `firstMissing` said before the pod's first container was made.
- */
-export async function removeEmpty(hierarchy: CgroupHierarchy, path: string, topmost: string): Promise<void> {
-  refuseRoot(topmost);
-  for (const mount of mountPoints(hierarchy)) {
-    for (let level = path; level === topmost || level.startsWith(`${topmost}/`); level = posix.dirname(level)) {
-      try {
-        await rmdir(join(mount, level));
-      } catch (err) {
-        if (isErrno(err, 'ENOENT')) continue;
-        if (isErrno(err, 'EBUSY', 'ENOTEMPTY')) break;
-        throw err;
-      }
-    }
   }
 }
 
@@ -193,8 +155,9 @@ function killOne(pid: number): void {
 }
 
 /** These verbs on the root would take the whole machine with them. */
-function refuseRoot(path: string): void {
-  if (!path.startsWith('/') || path.split('/').every((part) => part === '' || part === '.' || part === '..')) {
+export function refuseRoot(path: string): void {
+  const parts = path.split('/').filter((part) => part !== '' && part !== '.');
+  if (!path.startsWith('/') || parts.length === 0 || parts.includes('..')) {
     throw new CriError('failedPrecondition', `refused to touch cgroup ${JSON.stringify(path)}: not an absolute path below the root`);
   }
 }

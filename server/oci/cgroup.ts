@@ -1,5 +1,6 @@
-import { createCgroup, firstMissing, killAll, moveProcess, procs, removeCgroup, removeEmpty } from './cgroup-fs.ts';
+import { createCgroup, killAll, moveProcess, procs, removeCgroup } from './cgroup-fs.ts';
 import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
+import { createParentCgroups } from './cgroup-parents.ts';
 import { type CgroupStats, readOomKills, readStats } from './cgroup-stats.ts';
 
 /**
@@ -13,11 +14,14 @@ export interface Cgroups {
   /** Removes a cgroup and those below it. What is gone counts as removed; EBUSY while there are processes in it. */
   remove(path: string): Promise<void>;
   /**
-   * The topmost level of `path` that is not there yet, so that the runtime will make it and leave it behind; `undefined`
-   * when all are there, as with the kubelet's pods. Ask before the pod's first container, keep it with the sandbox.
+   * The topmost level of `path` that was not there before Berth, itself included: the OCI runtime makes it with the pod's
+   * first container and leaves it behind. `undefined` when all was there, as with the kubelet's pods. Ask before the pod's
+   * first container is made, keep the answer with the sandbox, and hand it to `removeEmpty` in the end.
    */
   firstMissing(path: string): Promise<string | undefined>;
-  /** Removes `path` and the levels above it up to `topmost` (the answer of `firstMissing`), each only when it is empty. */
+  /** Makes an earlier answer of `firstMissing` known again after a restart, so that later pods below it get it too. */
+  adopt(path: string, topmost: string): void;
+  /** Removes `path` and the levels above it up to `topmost`, each only when it is empty: what others use stays. */
   removeEmpty(path: string, topmost: string): Promise<void>;
   /** Processes in a cgroup and those below it; none when it is gone. Synchronous: microseconds. */
   procs(path: string): readonly number[];
@@ -39,8 +43,7 @@ export function createCgroups(hierarchy: CgroupHierarchy): Cgroups {
     hierarchy,
     create: (path) => createCgroup(hierarchy, path),
     remove: (path) => removeCgroup(hierarchy, path),
-    firstMissing: (path) => firstMissing(hierarchy, path),
-    removeEmpty: (path, topmost) => removeEmpty(hierarchy, path, topmost),
+    ...createParentCgroups(hierarchy),
     procs: (path) => procs(hierarchy, path),
     kill: (path, { signal, timeoutMs = 10_000 }) => killAll(hierarchy, path, { signal, timeoutMs }),
     moveProcess: (path, pid) => moveProcess(hierarchy, path, pid),
