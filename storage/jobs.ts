@@ -1,0 +1,108 @@
+import type { Credentials } from './auth.ts';
+import type { Digest } from './digest.ts';
+import type { Endpoint } from './registries-conf.ts';
+
+/** What the daemon asks its children to do, and what they answer. Everything travels as JSON. */
+
+/** An endpoint with what to show it. */
+export interface Target extends Endpoint {
+  readonly credentials: Credentials;
+}
+
+export interface ManifestJob {
+  readonly op: 'manifest';
+  readonly targets: readonly Target[];
+  /** A tag or a digest. */
+  readonly reference: string;
+  readonly idleMs: number;
+}
+
+export interface ManifestResult {
+  readonly text: string;
+  readonly contentType: string;
+  readonly digest: Digest;
+  /** Index of the target that had it. */
+  readonly target: number;
+}
+
+export interface BlobJob {
+  readonly op: 'blob';
+  readonly targets: readonly Target[];
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  /** Created here; must not exist. Whole and verified when the job is done, gone when it failed. */
+  readonly path: string;
+  readonly idleMs: number;
+}
+
+export interface UnpackJob {
+  readonly op: 'unpack';
+  /** A tar, as it is or compressed with gzip or zstd: told by its first bytes. */
+  readonly blob: string;
+  /** Checked over the whole blob before anything is inflated. */
+  readonly blobDigest: Digest | undefined;
+  /** Of the uncompressed tar, checked at its end. */
+  readonly diffId: Digest | undefined;
+  /** Existing directory to unpack into. */
+  readonly dir: string;
+  /**
+   * `layer` unpacks a layer by itself and fails with `needsLower` where it cannot; `merged` unpacks over a mount of the
+   * layers below, which can always; `plain` gives whiteouts no meaning.
+   */
+  readonly mode: UnpackMode;
+  /** For `merged`: the layers below, uppermost first, and an existing work directory and mount point. */
+  readonly merge: { readonly lower: readonly string[]; readonly work: string; readonly mountpoint: string } | undefined;
+}
+
+export type UnpackMode = 'layer' | 'merged' | 'plain';
+
+export interface UnpackResult {
+  /** Content on disk, each file rounded up to 4 KiB. */
+  readonly bytes: number;
+  readonly inodes: number;
+  readonly diffId: Digest;
+  /** Directories that the layer has entries in but none for, as latin1: their attributes are those of the layers below. */
+  readonly implied: readonly string[];
+}
+
+/** Gives implied directories the attributes that they have in the layers below. Fails with `needsLower` where those have no directory. */
+export interface SettleJob {
+  readonly op: 'settle';
+  readonly dir: string;
+  readonly implied: readonly string[];
+  /** Uppermost first. */
+  readonly lower: readonly string[];
+}
+
+export type FetchJob = ManifestJob | BlobJob;
+export type UnpackChildJob = UnpackJob | SettleJob;
+
+export type FailureKind =
+  /** No answer, or 5xx or 429 after the retries. */
+  | 'unreachable'
+  | 'notFound'
+  | 'unauthorised'
+  /** What came is not what was asked for: digest, size, format. */
+  | 'corrupt'
+  /** Understood, and not done here. */
+  | 'refused'
+  | 'noSpace'
+  | 'needsLower'
+  | 'cancelled'
+  | 'other';
+
+/** A failed job, as it crosses the process boundary. The message is meant for people and has no credential in it. */
+export class JobError extends Error {
+  override readonly name = 'JobError';
+  readonly kind: FailureKind;
+
+  constructor(kind: FailureKind, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.kind = kind;
+  }
+}
+
+export type ToChild = { readonly id: number; readonly job: unknown } | { readonly cancel: number };
+export type FromChild =
+  | { readonly id: number; readonly ok: true; readonly result: unknown }
+  | { readonly id: number; readonly ok: false; readonly kind: FailureKind; readonly message: string };

@@ -1,0 +1,101 @@
+import { lstat, mkdir, opendir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isErrno } from '#base/errors.ts';
+import { MNT, mountAsync, mountOverlayLong, SysError, umountAsync } from '#base/sys.ts';
+
+/** mount(2) takes one page of options, its end included. */
+const MAX_OPTIONS = 4095;
+/** A mount that something mounted over again and again is not ours. */
+const MAX_STACKED = 16;
+
+/** Options of an overlay for mount(2). `lower` is uppermost first. */
+export function overlayOptions(lower: readonly string[], upper: string, work: string, flags: readonly string[]): string {
+  return [`lowerdir=${lower.map(escapeLower).join(':')}`, `upperdir=${escape(upper)}`, `workdir=${escape(work)}`, ...flags].join(',');
+}
+
+/** A comma would end the option, a colon the layer. Source: kernel overlayfs, params.c. */
+function escape(path: string): string {
+  return path.replace(/[\\,]/g, '\\$&');
+}
+
+function escapeLower(path: string): string {
+  return path.replace(/[\\,:]/g, '\\$&');
+}
+
+/** The directories of a container's writable layer. */
+export function writableDirs(containerDir: string): { upper: string; work: string } {
+  return { upper: join(containerDir, 'upper'), work: join(containerDir, 'work') };
+}
+
+/** Makes the directories of a writable layer; those that are there stay as they are. */
+export async function createWritable(containerDir: string): Promise<void> {
+  const { upper, work } = writableDirs(containerDir);
+  await mkdir(upper, { recursive: true, mode: 0o755 });
+  await mkdir(work, { recursive: true, mode: 0o700 });
+}
+
+/**
+ * Mounts a root filesystem: the layers below (uppermost first), the container's own directory on top. `volatile` leaves
+ * out every sync, since after a crash of the machine the container is made anew.
+ */
+export async function mountOverlay(lower: readonly string[], containerDir: string, target: string, { volatile = true } = {}): Promise<void> {
+  const { upper, work } = writableDirs(containerDir);
+  // Left by a volatile mount, it says that the upper directory may be damaged, and the kernel refuses it. After a mere
+  // stop of the container it is not. Source: kernel overlayfs.rst, "Volatile mount".
+  if (volatile) await rm(join(work, 'work', 'incompat'), { recursive: true, force: true });
+  const flags = volatile ? ['volatile'] : [];
+  const options = overlayOptions(lower, upper, work, ['index=off', ...flags]);
+  if (Buffer.byteLength(options) <= MAX_OPTIONS) await mountAsync('overlay', target, 'overlay', 0, options);
+  else mountOverlayLong(target, lower, { upperdir: upper, workdir: work, index: 'off' }, flags);
+}
+
+/** Takes down what is mounted at `target`, lazily where it is in use. Nothing mounted, or no such directory, is fine. */
+export async function unmount(target: string): Promise<void> {
+  for (let count = 0; count < MAX_STACKED; count += 1) {
+    try {
+      await umountAsync(target, MNT.NOFOLLOW);
+    } catch (err) {
+      if (!(err instanceof SysError)) throw err;
+      if (err.code === 'EINVAL' || err.code === 'ENOENT') return;
+      if (err.code !== 'EBUSY') throw err;
+      await umountAsync(target, MNT.NOFOLLOW | MNT.DETACH);
+    }
+  }
+}
+
+/**
+ * What a directory tree takes on its disk, each inode once. Files that come and go meanwhile are counted or not.
+ * Walks the whole tree: for the background only.
+ */
+export async function measureTree(path: string, signal: AbortSignal): Promise<{ usedBytes: number; inodesUsed: number }> {
+  const linked = new Set<number>();
+  let usedBytes = 0;
+  let inodesUsed = 0;
+  const visit = async (directory: Buffer): Promise<void> => {
+    signal.throwIfAborted();
+    let entries: Awaited<ReturnType<typeof opendir>>;
+    try {
+      entries = await opendir(directory as unknown as string, { encoding: 'latin1' as BufferEncoding, bufferSize: 256 });
+    } catch (err) {
+      if (isErrno(err, 'ENOENT', 'ENOTDIR')) return;
+      throw err;
+    }
+    for await (const { name } of entries) {
+      const child = Buffer.concat([directory, Buffer.from('/'), Buffer.from(name, 'latin1')]);
+      const stat = await lstat(child).catch((err: unknown) => {
+        if (isErrno(err, 'ENOENT')) return undefined;
+        throw err;
+      });
+      if (stat === undefined) continue;
+      if (stat.isDirectory()) await visit(child);
+      else if (stat.nlink > 1) {
+        if (linked.has(stat.ino)) continue;
+        linked.add(stat.ino);
+      }
+      usedBytes += stat.blocks * 512;
+      inodesUsed += 1;
+    }
+  };
+  await visit(Buffer.from(path));
+  return { usedBytes, inodesUsed };
+}

@@ -1,0 +1,195 @@
+import { createHash, type Hash } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import { isErrno } from '#base/errors.ts';
+import { type Digest, digestOf, isDigest } from './digest.ts';
+import { HttpClient, readBody } from './http.ts';
+import { JobError, type ManifestResult, type Target } from './jobs.ts';
+import { MANIFEST_TYPES, MAX_MANIFEST_BYTES } from './manifest.ts';
+import { PassingError, parseRetryAfter, withRetries } from './retry.ts';
+import { basicHeader, fetchToken, parseChallenges } from './token.ts';
+
+const MAX_REDIRECTS = 5;
+const MAX_ERROR_BYTES = 64 * 1024;
+
+export interface FetchOptions {
+  /** Without a byte for so long a request fails. */
+  readonly idleMs: number;
+  readonly signal: AbortSignal;
+}
+
+/** The pull side of the OCI distribution spec, one registry endpoint at a time. Lives in the fetch child only. */
+export class RegistryClient {
+  readonly #http: HttpClient;
+  /** Authorization headers that worked, by endpoint and credentials. */
+  readonly #authorizations = new Map<string, string>();
+  /** Whether an insecure host speaks TLS, once that is known. */
+  readonly #schemes = new Map<string, 'https:' | 'http:'>();
+
+  constructor(proxyEnv: NodeJS.ProcessEnv) {
+    this.#http = new HttpClient(proxyEnv);
+  }
+
+  /** Fetches a manifest and checks it against the digest asked for, or against the one the registry says it has. */
+  manifest(target: Target, reference: string, options: FetchOptions): Promise<Omit<ManifestResult, 'target'>> {
+    return withRetries(async () => {
+      const response = await this.#get(target, `manifests/${reference}`, { accept: MANIFEST_TYPES.join(', ') }, options);
+      const bytes = await bodyOf(response, () => readBody(response, MAX_MANIFEST_BYTES, `manifest ${reference}`), options.signal);
+      const digest = digestOf(bytes);
+      const said = response.headers['docker-content-digest'];
+      const expected = isDigest(reference) ? reference : isDigest(said) ? said : digest;
+      if (digest !== expected) throw new JobError('corrupt', `manifest ${reference} has digest ${digest}, not ${expected}`);
+      return { text: bytes.toString(), contentType: response.headers['content-type'] ?? '', digest };
+    }, options.signal);
+  }
+
+  /**
+   * Fetches a blob and hands its bytes to `write` in order. A broken connection goes on where it stopped, if the
+   * registry can; `restart` says that the bytes begin anew. Ends well only when size and digest are those asked for.
+   */
+  async blob(
+    target: Target,
+    blob: { digest: Digest; sizeBytes: number },
+    sink: { write(chunk: Buffer): void; restart(): void },
+    options: FetchOptions,
+  ): Promise<void> {
+    let hash: Hash = createHash('sha256');
+    let received = 0;
+    let atLastAttempt = 0;
+    const attempt = async (): Promise<void> => {
+      atLastAttempt = received;
+      const response = await this.#get(target, `blobs/${blob.digest}`, received === 0 ? {} : { range: `bytes=${received}-` }, options);
+      if (response.statusCode !== 206 && received > 0) {
+        hash = createHash('sha256');
+        received = atLastAttempt = 0;
+        sink.restart();
+      }
+      const read = (): Promise<void> =>
+        new Promise((resolve, reject) => {
+          response.on('data', (chunk: Buffer) => {
+            received += chunk.length;
+            try {
+              if (received > blob.sizeBytes) throw new JobError('corrupt', `blob ${blob.digest} is longer than its ${blob.sizeBytes} bytes`);
+              hash.update(chunk);
+              sink.write(chunk);
+            } catch (err) {
+              reject(err); // before destroy, whose own error would come first
+              response.destroy();
+            }
+          });
+          response.on('end', resolve);
+          response.on('error', reject);
+          response.on('close', () => reject(new PassingError('connection closed early')));
+        });
+      await bodyOf(response, read, options.signal);
+      if (received < blob.sizeBytes) throw new PassingError(`blob ${blob.digest} ended after ${received} of ${blob.sizeBytes} bytes`);
+    };
+    await withRetries(attempt, options.signal, () => received > atLastAttempt);
+    const digest = `sha256:${hash.digest('hex')}`;
+    if (digest !== blob.digest) throw new JobError('corrupt', `blob ${blob.digest} came with digest ${digest}`);
+  }
+
+  /** GET below the repository's URL; the response has status 200 or 206. */
+  async #get(target: Target, path: string, headers: Readonly<Record<string, string>>, options: FetchOptions): Promise<IncomingMessage> {
+    const key = JSON.stringify([target.host, target.repository, target.credentials]);
+    if (target.credentials.kind === 'bearer') this.#authorizations.set(key, `Bearer ${target.credentials.token}`);
+    for (let renewed = false; ; renewed = true) {
+      const authorization = this.#authorizations.get(key);
+      const response = await this.#send(target, path, authorization === undefined ? headers : { ...headers, authorization }, options);
+      if (response.statusCode === 200 || response.statusCode === 206) return response;
+      if (response.statusCode !== 401 || renewed || target.credentials.kind === 'bearer') throw await refusal(response, target, path, options.signal);
+      const renewal = await this.#authorise(target, response, options);
+      if (renewal === undefined) throw await refusal(response, target, path, options.signal);
+      response.resume();
+      this.#authorizations.set(key, renewal);
+    }
+  }
+
+  /** The Authorization header that answers a 401; `undefined` when there is nothing to answer it with. */
+  async #authorise(target: Target, response: IncomingMessage, options: FetchOptions): Promise<string | undefined> {
+    const challenges = parseChallenges(response.headers['www-authenticate'] ?? '');
+    const bearer = challenges.find(({ scheme }) => scheme === 'bearer');
+    const { credentials, insecure } = target;
+    if (bearer !== undefined) {
+      const scope = `repository:${target.repository}:pull`;
+      return `Bearer ${await fetchToken(this.#http, { challenge: bearer, credentials, scope, insecure, ...options })}`;
+    }
+    if (challenges.some(({ scheme }) => scheme === 'basic') && credentials.kind === 'basic') return basicHeader(credentials.username, credentials.password);
+    return undefined;
+  }
+
+  async #send(target: Target, path: string, headers: Readonly<Record<string, string>>, options: FetchOptions): Promise<IncomingMessage> {
+    const host = target.host === 'docker.io' ? 'registry-1.docker.io' : target.host;
+    const url = (scheme: 'https:' | 'http:'): URL => new URL(`${scheme}//${host}/v2/${target.repository}/${path}`);
+    const scheme = target.insecure ? this.#schemes.get(host) : 'https:';
+    if (scheme !== undefined) return this.#follow(url(scheme), headers, target.insecure, options);
+    try {
+      const response = await this.#follow(url('https:'), headers, true, options);
+      this.#schemes.set(host, 'https:');
+      return response;
+    } catch (err) {
+      if (!(err instanceof JobError) || err instanceof PassingError || err.kind !== 'unreachable' || isErrno(err.cause, 'ENOTFOUND', 'EAI_AGAIN')) throw err;
+      const response = await this.#follow(url('http:'), headers, true, options);
+      this.#schemes.set(host, 'http:');
+      return response;
+    }
+  }
+
+  /** Follows redirects. The Authorization header stays with the origin it was made for: storage back ends are other people's. */
+  async #follow(first: URL, headers: Readonly<Record<string, string>>, insecure: boolean, options: FetchOptions): Promise<IncomingMessage> {
+    let url = first;
+    for (let hop = 0; hop <= MAX_REDIRECTS; hop += 1) {
+      const { authorization: _kept, ...others } = headers;
+      const response = await this.#http.send(url, { headers: url.origin === first.origin ? headers : others, insecure, ...options });
+      const location = response.headers.location;
+      if (![301, 302, 303, 307, 308].includes(response.statusCode ?? 0) || location === undefined) return response;
+      response.resume();
+      const next = URL.parse(location, url);
+      if (next === null || !/^https?:$/.test(next.protocol))
+        throw new JobError('refused', `${first.origin}${first.pathname} redirects to what is no HTTP address`);
+      if (next.protocol === 'http:' && !insecure)
+        throw new JobError('refused', `${first.origin}${first.pathname} redirects from TLS to plain HTTP at ${next.host}`);
+      next.username = next.password = '';
+      url = next;
+    }
+    throw new JobError('unreachable', `${first.origin}${first.pathname} redirects more than ${MAX_REDIRECTS} times`);
+  }
+}
+
+/** Reads a body; a connection that breaks meanwhile may be tried again, a stall or a refusal not. */
+async function bodyOf<T>(response: IncomingMessage, read: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  try {
+    return await read();
+  } catch (err) {
+    signal.throwIfAborted();
+    if (err instanceof JobError || isErrno(err, 'ENOSPC', 'EDQUOT', 'EIO')) throw err;
+    throw new PassingError(`connection broke: ${err instanceof Error ? err.message : String(err)}`, undefined, { cause: err });
+  } finally {
+    response.destroy();
+  }
+}
+
+/** What a response that is no success means. */
+async function refusal(response: IncomingMessage, { host, repository, credentials }: Target, path: string, signal: AbortSignal): Promise<JobError> {
+  const status = response.statusCode ?? 0;
+  const said = await bodyOf(response, () => readBody(response, MAX_ERROR_BYTES, 'error'), signal).then(registryMessage, () => '');
+  const what = `${path} of ${repository} at ${host}`;
+  if (status === 429 || status >= 500)
+    return new PassingError(`${what}: registry answers ${status}${said}`, parseRetryAfter(response.headers['retry-after'], Date.now()));
+  if (status === 404) return new JobError('notFound', `${what} is not there${said}`);
+  if (status === 401 || status === 403) {
+    const why = credentials.kind === 'none' ? 'wants credentials, and none were given' : 'refuses the credentials';
+    return new JobError('unauthorised', `${what}: registry ${why} (${status})${said}`);
+  }
+  return new JobError('other', `${what}: registry answers ${status}${said}`);
+}
+
+/** The error codes of the spec's JSON body, as `: CODE, CODE`. Messages and details are left out: they may repeat what was sent. */
+function registryMessage(body: Buffer): string {
+  try {
+    const { errors } = JSON.parse(body.toString()) as { errors?: { code?: unknown }[] };
+    const codes = (errors ?? []).map(({ code }) => String(code)).filter((code) => /^[A-Z_]{1,60}$/.test(code));
+    return codes.length === 0 ? '' : `: ${codes.slice(0, 3).join(', ')}`;
+  } catch {
+    return '';
+  }
+}
