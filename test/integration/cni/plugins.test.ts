@@ -1,0 +1,152 @@
+import { mkdir, mkdtempDisposable, readdir, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { CriError } from '#base/errors.ts';
+import { run } from '#base/exec.ts';
+import { newId } from '#base/id.ts';
+import { silentLog } from '#base/log.ts';
+import { Cni, type CniOptions, type PodNetwork } from '../../../cni/cni.ts';
+import { failure } from '../../fakes/cni-plugin-network.ts';
+import { mark, subnetOf } from '../../support/mark.ts';
+
+const PLUGIN_DIRS = ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'];
+
+const options = () => ({ signal: AbortSignal.timeout(30_000) });
+
+const sh = async (file: string, ...args: string[]): Promise<string> => (await run(file, args, options())).stdout;
+
+/** A bridge network of the real plugins, with its leases in a directory of the test, and pods with network namespaces. */
+async function makeNetwork(ipam: object, { chain = [], capabilities = {}, ...more }: { chain?: object[]; capabilities?: object } & Partial<CniOptions> = {}) {
+  const root = await mkdtempDisposable(join(tmpdir(), 'cni-real-'));
+  const name = `${mark()}n`;
+  const bridge = `${mark()}b`;
+  const leases = join(root.path, 'leases');
+  const networkDir = join(root.path, 'net.d');
+  await mkdir(networkDir);
+  const first = { type: 'bridge', bridge, isGateway: true, hairpinMode: true, capabilities, ipam: { type: 'host-local', dataDir: leases, ...ipam } };
+  await writeFile(join(networkDir, '10-net.conflist'), JSON.stringify({ cniVersion: '1.0.0', name, plugins: [first, ...chain] }));
+  const cni = await Cni.open({ networkDir, pluginDirs: PLUGIN_DIRS, defaultNetwork: '', addTimeoutMs: 30_000, delTimeoutMs: 30_000, log: silentLog, ...more });
+  let count = 0;
+  const made = new Set<string>();
+  const removeNetns = async (netns: string): Promise<void> => {
+    if (made.delete(netns)) await sh('ip', 'netns', 'del', netns);
+  };
+  return {
+    cni,
+    bridge,
+    async pod(more: Partial<PodNetwork> = {}) {
+      count += 1;
+      const netns = `${mark()}-${count}`;
+      await sh('ip', 'netns', 'add', netns);
+      made.add(netns);
+      const pod: PodNetwork = {
+        id: newId(),
+        netns: `/run/netns/${netns}`,
+        namespace: 'shop',
+        name: netns,
+        uid: 'u',
+        portMappings: [],
+        annotations: {},
+        ...more,
+      };
+      return { pod, netns, removeNetns: () => removeNetns(netns) };
+    },
+    /** Addresses given out, and interfaces on the bridge. */
+    async left(): Promise<string[]> {
+      const files = await readdir(join(leases, name)).catch(() => []);
+      const ports = JSON.parse((await sh('ip', '-j', 'link', 'show', 'master', bridge).catch(() => '')) || '[]') as { ifname: string }[];
+      return [...files.filter((file) => file !== 'lock' && !file.startsWith('last_reserved_ip')), ...ports.map(({ ifname }) => ifname)];
+    },
+    [Symbol.asyncDispose]: async () => {
+      for (const netns of made) await removeNetns(netns);
+      await sh('ip', 'link', 'del', bridge).catch(() => ''); // the plugins leave it to the next pod
+      await cni[Symbol.asyncDispose]();
+      await root.remove();
+    },
+  };
+}
+
+const range = () => ({ ranges: [[{ subnet: `${subnetOf(mark())}.0/24` }]], routes: [{ dst: '0.0.0.0/0' }] });
+
+const PORTMAP = { type: 'portmap', capabilities: { portMappings: true } };
+
+async function addresses(netns: string): Promise<string[]> {
+  const [link] = JSON.parse(await sh('ip', '-n', netns, '-j', 'addr', 'show', 'dev', 'eth0')) as [{ addr_info: { scope: string; local: string }[] }];
+  return link.addr_info.filter(({ scope }) => scope === 'global').map(({ local }) => local);
+}
+
+const natRules = () => sh('iptables-save', '-t', 'nat');
+
+test('attach() gives the pod an address and its ports, detach() takes them away, twice', async () => {
+  await using network = await makeNetwork(range(), { chain: [PORTMAP] });
+  const { pod, netns } = await network.pod({ portMappings: [{ hostPort: 41_234, containerPort: 80, protocol: 'tcp', hostIP: '' }] });
+  const { attachment, ips } = await network.cni.attach(await network.cni.plan(pod), options());
+  expect(ips).toEqual(await addresses(netns));
+  expect(ips).toEqual([expect.stringMatching(new RegExp(`^${subnetOf(mark()).replaceAll('.', '\\.')}\\.`))]);
+  expect(await natRules()).toMatch(new RegExp(`--dport 41234 .*--to-destination ${ips[0]}:80`));
+  expect(await network.left()).toHaveLength(2);
+  await network.cni.detach(attachment, options());
+  await network.cni.detach(attachment, options());
+  expect(await network.left()).toEqual([]);
+  expect(await natRules()).not.toContain(pod.id);
+});
+
+test('detach() leaves nothing when the network namespace is gone', async () => {
+  await using network = await makeNetwork(range(), { chain: [PORTMAP] });
+  const { pod, removeNetns } = await network.pod({ portMappings: [{ hostPort: 41_235, containerPort: 80, protocol: 'udp', hostIP: '' }] });
+  const { attachment } = await network.cni.attach(await network.cni.plan(pod), options());
+  await removeNetns();
+  await network.cni.detach(attachment, options());
+  expect(await network.left()).toEqual([]);
+  expect(await natRules()).not.toContain(pod.id);
+});
+
+test('attach() passes on the pod cidr, one range for each family', async () => {
+  await using network = await makeNetwork({}, { capabilities: { ipRanges: true } });
+  const subnet = subnetOf(`${mark()}-cidr`);
+  network.cni.setPodCidr(`${subnet}.0/24,fd00:${mark().slice(2)}::/64`.replace(/fd00:(..)(....)::/, 'fd00:$1:$2::'));
+  const { pod, netns } = await network.pod();
+  const { attachment, ips } = await network.cni.attach(await network.cni.plan(pod), options());
+  expect(ips).toEqual([`${subnet}.2`, expect.stringMatching(/^fd00:.*::2$/)]);
+  expect((await addresses(netns)).sort()).toEqual([...ips].sort());
+  await network.cni.detach(attachment, options());
+  expect(await network.left()).toEqual([]);
+});
+
+test('attach() limits the bandwidth that the annotations name', async () => {
+  await using network = await makeNetwork(range(), { chain: [{ type: 'bandwidth', capabilities: { bandwidth: true } }] });
+  const { pod } = await network.pod({ annotations: { 'kubernetes.io/ingress-bandwidth': '10M', 'kubernetes.io/egress-bandwidth': '20M' } });
+  const { attachment } = await network.cni.attach(await network.cni.plan(pod), options());
+  const disciplines = await sh('tc', 'qdisc', 'show');
+  expect(disciplines).toContain('rate 10Mbit');
+  expect(disciplines).toContain('rate 20Mbit');
+  await network.cni.detach(attachment, options());
+  expect(await network.left()).toEqual([]);
+});
+
+test('attach() says why when the addresses are used up, and detach() still works', async () => {
+  const subnet = `${subnetOf(mark())}.0/30`; // one address beside the gateway
+  await using network = await makeNetwork({ ranges: [[{ subnet }]] });
+  const first = await network.pod();
+  const { attachment } = await network.cni.attach(await network.cni.plan(first.pod), options());
+  const second = await network.pod();
+  const planned = await network.cni.plan(second.pod);
+  await expect(network.cni.attach(planned, options())).rejects.toThrow(
+    /^CNI ADD by plugin bridge \(network bt\w+n\): .*no IP addresses available.* \(code \d+\)/,
+  );
+  await network.cni.detach(planned, options());
+  await network.cni.detach(attachment, options());
+  expect(await network.left()).toEqual([]);
+});
+
+test.each([2, 6, 10, 15, 20])('detach() leaves nothing when attach() was cut off after %i ms', async (addTimeoutMs) => {
+  await using network = await makeNetwork(range(), { chain: [PORTMAP], addTimeoutMs });
+  const { pod } = await network.pod({ portMappings: [{ hostPort: 41_236, containerPort: 80, protocol: 'tcp', hostIP: '' }] });
+  const planned = await network.cni.plan(pod);
+  const err = await failure(network.cni.attach(planned, options()));
+  if (err !== undefined) expect(err).toBeInstanceOf(CriError);
+  await network.cni.detach(planned, options());
+  expect(await network.left()).toEqual([]);
+  expect(await natRules()).not.toContain(pod.id);
+});
