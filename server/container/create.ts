@@ -1,0 +1,200 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CriError } from '#base/errors.ts';
+import type { ObjectId } from '#base/id.ts';
+import { startMonitor } from '../../conmon/conmon.ts';
+import { type Mount, NamespaceMode } from '../../proto/cri.ts';
+import type { Image } from '../../storage/storage.ts';
+import type { Flight } from '../creation.ts';
+import { containerCgroup } from '../oci/cgroup-path.ts';
+import { buildContainerSpec, type ContainerSpecInput, type ResolvedContainer, resolveContainer, type SandboxFacts } from '../oci/container-spec.ts';
+import { criSignal, stopSignalNumber } from '../oci/signal.ts';
+import type { ValidContainerConfig } from '../oci/validate.ts';
+import { type Parts, timed } from '../parts.ts';
+import type { SandboxRecord } from '../sandbox/sandbox.ts';
+import type { ContainerRecord } from './container.ts';
+import { containerLogPath, prepareLogPath } from './log-path.ts';
+import { takeDownContainer } from './take-down.ts';
+
+type Needs = Parts;
+
+export interface ContainerRequest {
+  readonly config: ValidContainerConfig;
+  readonly fingerprint: string;
+  readonly sandbox: SandboxRecord;
+  readonly image: Image;
+  /** The pod's side of the container; without what depends on the request. */
+  readonly pod: Omit<SandboxFacts, 'namespaces'> & { readonly namespaces: Omit<SandboxFacts['namespaces'], 'pid'> };
+}
+
+/**
+ * Makes a container, not started yet: its root file system, its OCI spec, and its monitor, which has the OCI runtime
+ * create it. As with pods, the record names everything first and the way back is to take down what it names.
+ */
+export async function createContainer(parts: Needs, request: ContainerRequest, flight: Flight): Promise<ObjectId> {
+  const { config, sandbox, image } = request;
+  const record = await planContainer(parts, request);
+  const { id } = record;
+  const bundle = parts.paths.bundle(id);
+  try {
+    flight.stage('writing the record of the container');
+    await parts.containers.insert(record);
+    flight.stage(`mounting the image ${image.id}`);
+    const rootfs = join(bundle, 'rootfs');
+    await timed(parts, 'container_rootfs', async () => {
+      await mkdir(rootfs, { recursive: true, mode: 0o711 });
+      await parts.storage.createRootfs(parts.containers.directory(id));
+      await parts.storage.mountRootfs(image.id, parts.containers.directory(id), rootfs);
+    });
+    flight.stage('writing the OCI spec');
+    const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, record, rootfs, bundle));
+    flight.stage('creating the container by the OCI runtime');
+    const processes = await timed(parts, 'container_create', () => monitor(parts, record, bundle, flight.signal));
+    flight.stage('writing the record of the container');
+    flight.signal.throwIfAborted();
+    const claimed = flight.isWanted();
+    const created = await parts.containers.update(id, (old) => ({
+      ...old,
+      state: { name: 'created', ...processes },
+      claimed,
+      ...(claimed ? {} : { unclaimedSince: Date.now() }),
+      mounts: statusMounts(config.mounts, resolved),
+      user: { uid: resolved.user.uid, gid: resolved.user.gid, supplementalGroups: resolved.user.additionalGids },
+    }));
+    const pod = parts.sandboxes.get(sandbox.id);
+    if (created === undefined || pod?.state !== 'ready')
+      throw new CriError('failedPrecondition', `pod sandbox ${sandbox.id} was stopped while container ${config.metadata.name} was created`);
+    parts.log.info({ containerId: id, sandboxId: sandbox.id, image: record.imageRef }, 'Created container');
+    return id;
+  } catch (err) {
+    flight.stage('undoing after a failure');
+    await undoContainer(parts, id, 'its creation failed');
+    throw err;
+  }
+}
+
+/** Undoes a container that nobody may see, with the log that it made. Never rejects: the sweeper tries again. */
+export async function undoContainer(parts: Parts, id: string, reason: string): Promise<void> {
+  if (parts.containers.get(id) === undefined) return;
+  parts.doomed.add(id);
+  try {
+    await takeDownContainer(parts, id, { removeLog: true });
+    parts.log.info({ containerId: id, reason }, 'Undid container');
+  } catch (err) {
+    parts.log.warn({ err, containerId: id, reason }, 'Could not undo container yet');
+  }
+}
+
+async function planContainer(parts: Needs, { config, fingerprint, sandbox, image }: ContainerRequest): Promise<ContainerRecord> {
+  const id = parts.newId();
+  const stopSignal = stopSignalNumber(config.stop_signal, image.config.stopSignal);
+  const logPath = containerLogPath(sandbox.config.log_directory, config.log_path);
+  return {
+    id,
+    sandboxId: sandbox.id,
+    fingerprint,
+    metadata: config.metadata,
+    labels: config.labels,
+    annotations: config.annotations,
+    handler: sandbox.handler,
+    createdAt: parts.now(),
+    state: { name: 'creating' },
+    claimed: false,
+    image: config.image,
+    imageId: image.id,
+    imageRef: image.repoDigests[0] ?? image.id,
+    logPath,
+    madeLog: logPath !== '' && (await prepareLogPath(sandbox.config.log_directory, logPath)),
+    terminal: config.tty,
+    stdin: config.stdin,
+    stdinOnce: config.stdin_once,
+    stopSignal: criSignal(stopSignal),
+    stopSignalNumber: stopSignal,
+    mounts: [],
+    resources: config.linux?.resources ?? null,
+    user: { uid: 0, gid: 0, supplementalGroups: [] },
+    privileged: config.linux?.security_context?.privileged === true,
+    cgroup: containerCgroup(parts.config.runtime.cgroupManager, sandbox.config.linux?.cgroup_parent ?? '', id).path,
+  };
+}
+
+async function writeSpec(
+  parts: Needs,
+  request: ContainerRequest,
+  record: ContainerRecord,
+  rootfs: string,
+  bundle: string,
+): Promise<{ readonly resolved: ResolvedContainer }> {
+  const { config, sandbox, image, pod } = request;
+  const { runtime } = parts.config;
+  const pid = joinedPidNamespace(parts, request);
+  const input: ContainerSpecInput = {
+    id: record.id,
+    config,
+    sandbox: { ...pod, namespaces: { ...pod.namespaces, ...(pid === undefined ? {} : { pid }) } },
+    image: image.config,
+    rootfs,
+    cgroupsPath: containerCgroup(runtime.cgroupManager, sandbox.config.linux?.cgroup_parent ?? '', record.id).cgroupsPath,
+    host: parts.host,
+    defaults: runtime,
+    privilegedWithoutHostDevices: runtime.runtimes[record.handler]?.privilegedWithoutHostDevices ?? false,
+    features: {
+      recursiveReadOnly: parts.features.get(record.handler)?.recursiveReadOnlyMounts ?? false,
+      ownRoots: [parts.config.root, parts.config.runroot],
+    },
+  };
+  const resolved = await resolveContainer(input);
+  const { spec, droppedCapabilities, clampedOomScoreAdj } = buildContainerSpec(input, resolved);
+  if (droppedCapabilities.length > 0)
+    parts.once('capabilities', { reason: droppedCapabilities.join(' ') }, 'Dropped capabilities that the daemon does not have itself');
+  if (clampedOomScoreAdj !== undefined)
+    parts.once(
+      'oomScoreAdj',
+      { reason: `asked ${clampedOomScoreAdj.asked}, given ${clampedOomScoreAdj.given}` },
+      'Clamped oom_score_adj, since the daemon lacks CAP_SYS_RESOURCE',
+    );
+  await writeFile(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
+  return { resolved };
+}
+
+/** The PID namespace to join: the pod's, held by its pause process, or that of another container (ephemeral containers). */
+function joinedPidNamespace(parts: Needs, { config, sandbox }: ContainerRequest): string | undefined {
+  const options = config.linux?.security_context?.namespace_options;
+  if (options?.pid === NamespaceMode.TARGET) {
+    const field = 'config.linux.security_context.namespace_options.target_id';
+    const target = parts.containers.get(options.target_id);
+    if (target === undefined || target.sandboxId !== sandbox.id)
+      throw new CriError('invalidArgument', `${field}: "${options.target_id}" is no container of this pod`);
+    if (target.state.name !== 'running') throw new CriError('failedPrecondition', `${field}: container ${target.id} is ${target.state.name}, not running`);
+    return `/proc/${target.state.init.pid}/ns/pid`;
+  }
+  // POD is also what an absent message means.
+  if (options !== undefined && options !== null && options.pid !== NamespaceMode.POD) return undefined;
+  return sandbox.pause === undefined ? undefined : `/proc/${sandbox.pause.init.pid}/ns/pid`;
+}
+
+function monitor(parts: Needs, record: ContainerRecord, bundle: string, signal: AbortSignal): ReturnType<typeof startMonitor> {
+  const { runtime } = parts.config;
+  return startMonitor(
+    {
+      id: record.id,
+      bundle,
+      runtimePath: runtime.runtimes[record.handler]?.runtimePath ?? '',
+      runtimeRoot: parts.config.runtime.runtimes[record.handler]?.runtimeRoot ?? '',
+      systemdCgroup: parts.config.runtime.cgroupManager === 'systemd',
+      conmonPath: runtime.conmon,
+      logPath: record.logPath === '' ? undefined : record.logPath,
+      exitDir: parts.paths.exits,
+      terminal: record.terminal,
+      stdin: record.stdin,
+      stdinOnce: record.stdinOnce,
+      place: (pid) => parts.monitors.place(pid),
+    },
+    { signal },
+  );
+}
+
+/** The request's mounts with the sources that were really mounted. */
+function statusMounts(mounts: readonly Mount[], { mounts: resolved }: ResolvedContainer): Mount[] {
+  return mounts.map((mount, index) => ({ ...mount, host_path: resolved[index]?.source ?? mount.host_path }));
+}

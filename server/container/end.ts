@@ -1,0 +1,61 @@
+import { readExit } from '../../conmon/conmon.ts';
+import type { Parts } from '../parts.ts';
+import { type ContainerRecord, type ContainerState, move } from './container.ts';
+import { releaseContainer } from './take-down.ts';
+
+type Needs = Pick<
+  Parts,
+  'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'locks' | 'signal' | 'doomed' | 'now' | 'background' | 'observeOom'
+>;
+
+/** How a container ended, where no exit file tells. */
+export interface KnownEnd {
+  readonly exitCode: number;
+  readonly reason: string;
+  readonly message: string;
+}
+
+/**
+ * Notes that a container's first process has ended, by its exit file or by what is known otherwise, wakes who waits for
+ * it, and gives back what it held. Does nothing when the end is noted already.
+ */
+export async function noteEnd(parts: Needs, id: string, known?: KnownEnd): Promise<void> {
+  const record = parts.containers.get(id);
+  if (record === undefined || record.state.name === 'exited' || record.state.name === 'creating') return;
+  const exit = await readExit(parts.paths.exits, id, parts.paths.bundle(id));
+  if (exit === undefined && known === undefined) return;
+  const oom = exit?.oomKilled === true && exit.exitCode !== 0;
+  const ended: KnownEnd =
+    exit === undefined
+      ? (known as KnownEnd)
+      : { exitCode: exit.exitCode, reason: reasonOf(exit.exitCode, oom), message: known?.message ?? (oom ? oomMessage(record) : '') };
+  const finishedAt = exit === undefined ? parts.now() : String(exit.finishedAt);
+  let noted = false;
+  await parts.containers.update(id, (old) => {
+    if (old.state.name !== 'created' && old.state.name !== 'running') return undefined;
+    noted = true;
+    const to: ContainerState = { name: 'exited', startedAt: old.state.name === 'running' ? old.state.startedAt : '0', finishedAt, ...ended };
+    return { ...old, state: move(id, old.state, to) };
+  });
+  parts.deaths.announce(id);
+  if (!noted) return;
+  if (oom) parts.observeOom();
+  parts.log.info({ containerId: id, sandboxId: record.sandboxId, exitCode: ended.exitCode, reason: ended.reason }, 'Ended container');
+  parts.background('release container', async () => {
+    await using _lock = await parts.locks.acquire(id, parts.signal);
+    const now = parts.containers.get(id);
+    if (now !== undefined) await releaseContainer(parts, now, AbortSignal.any([parts.signal, AbortSignal.timeout(30_000)]));
+  });
+}
+
+function reasonOf(exitCode: number, oom: boolean): string {
+  if (oom) return 'OOMKilled';
+  return exitCode === 0 ? 'Completed' : 'Error';
+}
+
+function oomMessage({ resources }: ContainerRecord): string {
+  const limit = resources?.memory_limit_in_bytes ?? '0';
+  return limit === '0'
+    ? 'out of memory: killed by the kernel; the container has no memory limit of its own'
+    : `out of memory: the memory limit of ${limit} bytes was reached`;
+}

@@ -1,0 +1,34 @@
+import { lstat, mkdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { CriError, isErrno } from '#base/errors.ts';
+
+/**
+ * The container's log file: `log_directory/log_path`, both checked before to be absolute and to stay inside. Empty where
+ * the pod or the container has none.
+ */
+export function containerLogPath(logDirectory: string, logPath: string): string {
+  return logDirectory === '' || logPath === '' ? '' : join(logDirectory, logPath);
+}
+
+/**
+ * Makes the directories of a log file that are missing, and refuses symlinks below the pod's log directory: whoever
+ * planted one would have the monitor write elsewhere as root.
+ * @returns true when the file is not there yet, so that it is ours to remove if the creation fails.
+ */
+export async function prepareLogPath(logDirectory: string, path: string): Promise<boolean> {
+  await mkdir(dirname(path), { recursive: true, mode: 0o755 });
+  for (let directory = dirname(path); directory.length > logDirectory.length; directory = dirname(directory)) {
+    if (!(await lstat(directory)).isDirectory()) throw refused(directory);
+  }
+  try {
+    if (!(await lstat(path)).isFile()) throw refused(path);
+    return false;
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return true;
+    throw err;
+  }
+}
+
+function refused(path: string): CriError {
+  return new CriError('invalidArgument', `config.log_path: "${path}" is there and is neither a plain file nor below plain directories`);
+}

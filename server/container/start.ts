@@ -1,0 +1,53 @@
+import { CriError, describeError } from '#base/errors.ts';
+import { type Parts, timed } from '../parts.ts';
+import { move } from './container.ts';
+import { noteEnd } from './end.ts';
+import { workloadOf } from './take-down.ts';
+import { killWorkload } from './workload.ts';
+
+/** How long the OCI runtime may take to start a container. */
+const START_MS = 120_000;
+
+/** What containerd reports too for a container whose start failed; the kubelet shows it. */
+const START_FAILED = { exitCode: 128, reason: 'StartError' } as const;
+
+/**
+ * Starts a created container. One that cannot be started becomes exited, with the reason and the message that its status
+ * then shows.
+ */
+export async function startContainer(parts: Parts, id: string, caller: AbortSignal): Promise<void> {
+  await using _lock = await parts.locks.acquire(id, caller);
+  const record = parts.containers.get(id);
+  if (record === undefined) throw new CriError('notFound', `container ${id} does not exist`);
+  if (record.state.name !== 'created')
+    throw new CriError('failedPrecondition', `container ${id} is ${record.state.name}: only a created container can be started`);
+  if (parts.sandboxes.get(record.sandboxId)?.state !== 'ready')
+    throw new CriError('failedPrecondition', `container ${id}: pod sandbox ${record.sandboxId} is not ready`);
+  const runtime = parts.runtimes.get(record.handler);
+  if (runtime === undefined) throw new CriError('failedPrecondition', `container ${id}: runtime handler "${record.handler}" is not configured any more`);
+  const signal = AbortSignal.any([parts.signal, AbortSignal.timeout(START_MS)]);
+  try {
+    await timed(parts, 'container_start', () => runtime.start(id, { signal }));
+  } catch (err) {
+    const message = describeError(err);
+    await killWorkload(parts, workloadOf(record), AbortSignal.any([parts.signal, AbortSignal.timeout(10_000)])).catch((killErr: unknown) =>
+      parts.log.warn({ err: killErr, containerId: id }, 'Could not kill container that failed to start'),
+    );
+    await noteStartFailure(parts, id, message);
+    throw new CriError('unknown', `start container ${id}: ${message}`, { cause: err });
+  }
+  const startedAt = parts.now();
+  await parts.containers.update(id, (old) => {
+    // It may have ended already, and its exit may be noted.
+    if (old.state.name === 'created') return { ...old, state: move(id, old.state, { ...old.state, name: 'running', startedAt }) };
+    if (old.state.name === 'exited' && old.state.startedAt === '0') return { ...old, state: { ...old.state, startedAt } };
+    return undefined;
+  });
+  parts.log.info({ containerId: id, sandboxId: record.sandboxId }, 'Started container');
+}
+
+async function noteStartFailure(parts: Parts, id: string, message: string): Promise<void> {
+  await parts.containers.update(id, (old) => ({ ...old, state: { name: 'exited', startedAt: '0', finishedAt: parts.now(), ...START_FAILED, message } }));
+  parts.deaths.announce(id);
+  await noteEnd(parts, id);
+}

@@ -1,0 +1,43 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Parts } from '../parts.ts';
+import { type ContainerRecord, processesOf } from './container.ts';
+import { deleteWorkload, killWorkload, type Workload } from './workload.ts';
+
+type Needs = Pick<Parts, 'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'locks' | 'signal' | 'doomed'>;
+
+export function workloadOf({ id, handler, cgroup, state }: ContainerRecord): Workload {
+  return { id, handler, cgroup, processes: processesOf(state) };
+}
+
+/** How long taking one container down may take before it is left to the sweeper. */
+const TAKE_DOWN_MS = 60_000;
+
+/**
+ * Takes a container down whatever its state: kills it, and removes all that its record names, the record last. Used to
+ * remove a container as well as to undo a creation, which is why the record is written before anything else. Safe to
+ * repeat after a failure: the record stays until all the rest is gone.
+ */
+export async function takeDownContainer(parts: Needs, id: string, { removeLog = false } = {}): Promise<void> {
+  const signal = AbortSignal.any([parts.signal, AbortSignal.timeout(TAKE_DOWN_MS)]);
+  await using _lock = await parts.locks.acquire(id, signal);
+  const record = parts.containers.get(id);
+  if (record === undefined) return;
+  await killWorkload(parts, workloadOf(record), signal);
+  await releaseContainer(parts, record, signal);
+  if (removeLog && record.madeLog) await rm(record.logPath, { force: true }); // a kubelet counts the attempt up because of it;
+  await rm(parts.paths.bundle(id), { recursive: true, force: true });
+  await parts.containers.remove(id);
+  parts.doomed.delete(id);
+}
+
+/**
+ * Gives back what a container holds beyond its life: processes, cgroup, runtime state and the mounted root file system.
+ * What it wrote, its log and its record stay. The caller holds its lock.
+ */
+export async function releaseContainer(parts: Needs, record: ContainerRecord, signal: AbortSignal): Promise<void> {
+  if (record.released === true) return;
+  await deleteWorkload(parts, workloadOf(record), signal);
+  await parts.storage.unmountRootfs(join(parts.paths.bundle(record.id), 'rootfs'));
+  parts.containers.remember(record.id, (old) => ({ ...old, released: true }));
+}

@@ -1,0 +1,315 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Server } from '@grpc/grpc-js';
+import { CriError, describeError } from '#base/errors.ts';
+import { newId } from '#base/id.ts';
+import { Locks } from '#base/lock.ts';
+import type { Log } from '#base/log.ts';
+import { Cni } from '../cni/cni.ts';
+import { ExitWatcher } from '../conmon/conmon.ts';
+import { Storage } from '../storage/storage.ts';
+import { serveAdmin } from './admin.ts';
+import { Background } from './background.ts';
+import { VERSION } from './cli/version.ts';
+import type { Config } from './config.ts';
+import type { ContainerRecord } from './container/container.ts';
+import { Deaths } from './container/deaths.ts';
+import { noteEnd } from './container/end.ts';
+import { StatsCollector } from './container/stats.ts';
+import { WritableLayerUsage } from './container/writable-usage.ts';
+import { Creations } from './creation.ts';
+import { containerBackend, sandboxBackend } from './creation-backend.ts';
+import { holdRoot } from './instance.ts';
+import { listen, shutDown } from './listener.ts';
+import { createMetrics, type Metrics } from './metrics/metrics.ts';
+import { serveMetrics } from './metrics/server.ts';
+import { createCgroups } from './oci/cgroup.ts';
+import { detectHierarchy } from './oci/cgroup-hierarchy.ts';
+import { createMonitorCgroup } from './oci/cgroup-monitor.ts';
+import { readHostFacts } from './oci/host-facts.ts';
+import { createOciRuntime, type OciRuntime, type RuntimeFeatures } from './oci/runtime.ts';
+import type { Parts, Paths } from './parts.ts';
+import { Records } from './records.ts';
+import { emptyTrash, recover } from './recover.ts';
+import * as containerRpcs from './rpc/container.ts';
+import { execSync } from './rpc/exec.ts';
+import * as imageRpcs from './rpc/image.ts';
+import * as runtimeRpcs from './rpc/runtime.ts';
+import * as sandboxRpcs from './rpc/sandbox.ts';
+import { containerStats, listContainerStats, listPodSandboxStats, podSandboxStats, type StatsParts } from './rpc/stats.ts';
+import { makePauseRootfs } from './sandbox/pause.ts';
+import type { SandboxRecord } from './sandbox/sandbox.ts';
+import { buildServices, type Handlers } from './service.ts';
+import { notePauseEnd, Sweeper } from './sweep.ts';
+
+/** A running daemon; disposing stops it gracefully and leaves containers running. */
+export interface Daemon extends AsyncDisposable {
+  /** Rejects when the daemon cannot go on. */
+  readonly closed: Promise<void>;
+}
+
+/** How long running calls may take to finish at a stop; creations are undone after the first half. */
+const STOP_GRACE_MS = 20_000;
+
+/** Builds every part, brings memory in line with what is there, and serves. */
+export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
+  const startedMs = performance.now();
+  await using stack = new AsyncDisposableStack();
+  const life = new AbortController();
+  const background = new Background(log, life.signal);
+  const paths = await makeDirectories(config);
+  stack.use(await holdRoot(config.root));
+  const metrics = stack.use(createMetrics({ version: VERSION }));
+  const problems = new Map<string, string>();
+
+  const [host, storage, cni, sandboxes, containers, runtimes] = await Promise.all([
+    readHostFacts(),
+    openStorage(config, log, metrics),
+    openCni(config, log, metrics),
+    Records.open<SandboxRecord>(join(config.root, 'sandboxes'), paths.trash),
+    Records.open<ContainerRecord>(join(config.root, 'containers'), paths.trash),
+    openRuntimes(config, life.signal, log),
+    makePauseRootfs(paths.pauseRootfs, config.image.pauseBinary).catch((err: unknown) => {
+      if (config.image.pauseImage === '') problems.set('pause', describeError(err));
+    }),
+  ]);
+  stack.use(storage);
+  stack.use(cni);
+  const hierarchy = detectHierarchy();
+  const once = new Set<string>();
+  let lastNow = 0n;
+  const parts: Parts = {
+    config,
+    log,
+    storage,
+    cni,
+    sandboxes: sandboxes.records,
+    containers: containers.records,
+    runtimes: runtimes.byName,
+    features: runtimes.features,
+    cgroups: createCgroups(hierarchy),
+    monitors: await createMonitorCgroup(hierarchy, config.runtime.monitorCgroup),
+    host,
+    deaths: new Deaths(),
+    stops: new Map(),
+    locks: new Locks(),
+    doomed: new Set(),
+    paths,
+    signal: life.signal,
+    newId,
+    // Lists are sorted by these times, so that no two may be equal.
+    now: () => {
+      const now = BigInt(Date.now()) * 1_000_000n;
+      lastNow = now > lastNow ? now : lastNow + 1n;
+      return String(lastNow);
+    },
+    background: (name, work) => background.start(name, work),
+    once: (key, fields, message) => {
+      if (once.has(key)) return;
+      once.add(key);
+      log.warn(fields, message);
+    },
+    observeStage: (stage, seconds) => metrics.observeStage(stage, seconds),
+    observeOom: () => metrics.countOom(),
+  };
+
+  stack.use(
+    await ExitWatcher.open(
+      paths.exits,
+      (id) => {
+        parts.deaths.announce(id);
+        notePauseEnd(parts, id);
+        background.start('note end of container', () => noteEnd(parts, id));
+      },
+      log,
+    ),
+  );
+  await recover(parts, { sandboxes: sandboxes.damaged, containers: containers.damaged });
+  background.start('empty trash', () => emptyTrash(paths.trash, life.signal));
+  const sweeper = new Sweeper(parts);
+  const swept = sweeper.run(life.signal);
+
+  const options = { timeoutMs: config.runtime.creationTimeoutMs, signal: life.signal, log };
+  const podCreations = new Creations(sandboxBackend(parts), options);
+  const containerCreations = new Creations(containerBackend(parts), options);
+  const writable = stack.use(
+    new WritableLayerUsage({
+      layers: () => runningLayers(parts),
+      measure: async (directory, { signal }) => {
+        const { usedBytes, inodesUsed } = await storage.writableUsage(directory, signal);
+        return { bytes: usedBytes, inodes: inodesUsed };
+      },
+      log,
+    }),
+  );
+  const statsParts: StatsParts = { ...parts, collector: new StatsCollector({ stats: (path) => parts.cgroups.stats(path) }), writable };
+  const handlers: Handlers = {
+    Version: runtimeRpcs.version(VERSION),
+    RunPodSandbox: sandboxRpcs.runPodSandbox(parts, podCreations),
+    StopPodSandbox: sandboxRpcs.stopPodSandbox(parts),
+    RemovePodSandbox: sandboxRpcs.removePodSandbox(parts),
+    PodSandboxStatus: sandboxRpcs.podSandboxStatus(parts),
+    ListPodSandbox: sandboxRpcs.listPodSandbox(parts),
+    CreateContainer: containerRpcs.createContainer(parts, containerCreations),
+    StartContainer: containerRpcs.startContainer(parts),
+    StopContainer: containerRpcs.stopContainer(parts),
+    RemoveContainer: containerRpcs.removeContainer(parts),
+    ListContainers: containerRpcs.listContainers(parts),
+    ContainerStatus: containerRpcs.containerStatus(parts),
+    ReopenContainerLog: containerRpcs.reopenContainerLog(parts),
+    ExecSync: execSync(parts),
+    ContainerStats: containerStats(statsParts),
+    ListContainerStats: listContainerStats(statsParts),
+    PodSandboxStats: podSandboxStats(statsParts),
+    ListPodSandboxStats: listPodSandboxStats(statsParts),
+    UpdateRuntimeConfig: runtimeRpcs.updateRuntimeConfig(parts),
+    Status: runtimeRpcs.status(parts, { problems: () => [...problems.values(), ...runtimes.problems] }),
+    RuntimeConfig: runtimeRpcs.runtimeConfig(parts),
+    ListImages: imageRpcs.listImages(parts),
+    ImageStatus: imageRpcs.imageStatus(parts),
+    PullImage: imageRpcs.pullImage(parts),
+    RemoveImage: imageRpcs.removeImage(parts),
+    ImageFsInfo: imageRpcs.imageFsInfo({ ...parts, writable }),
+  };
+  const services = buildServices(handlers, { log, observe: (rpc, seconds, code) => metrics.observeRpc(rpc, code, seconds) });
+  const { grpcMaxRecvMsgSize, grpcMaxSendMsgSize } = config.api;
+  const server = new Server({ 'grpc.max_receive_message_length': grpcMaxRecvMsgSize, 'grpc.max_send_message_length': grpcMaxSendMsgSize });
+  services.register(server);
+
+  metrics.collectFrom(metricSources(parts));
+  if (config.metrics.enableMetrics) {
+    const { metricsHost, metricsPort, metricsSocket } = config.metrics;
+    stack.use(await serveMetrics({ registry: metrics.registry, host: metricsHost, port: metricsPort, socket: metricsSocket, log }));
+  }
+  stack.use(
+    await serveAdmin({
+      path: join(config.runroot, 'admin.sock'),
+      stagingDir: join(config.root, 'staging'),
+      load: (path, { name, signal }) => storage.load(path, { signal, ...(name === undefined ? {} : { name }) }),
+      log,
+    }),
+  );
+  const socket = await listen(server, config.api.listen, log);
+  log.info({ path: config.api.listen, durationMs: Math.round(performance.now() - startedMs) }, 'Started daemon');
+
+  const rest = stack.move();
+  return {
+    closed: new Promise(() => {}),
+    async [Symbol.asyncDispose]() {
+      await socket[Symbol.asyncDispose]();
+      const stopping = new CriError('unavailable', 'berth is stopping');
+      const hurry = setTimeout(() => void Promise.all([podCreations.abortAll(stopping), containerCreations.abortAll(stopping)]), STOP_GRACE_MS / 2);
+      const clean = await shutDown(server, () => services.drain(), STOP_GRACE_MS);
+      clearTimeout(hurry);
+      // Creations that nobody waits for any more are undone too: their retry will find a daemon that knows nothing of them.
+      await Promise.all([podCreations.abortAll(stopping), containerCreations.abortAll(stopping)]);
+      life.abort(stopping);
+      await Promise.all([swept, background.settled()]);
+      await rest.disposeAsync();
+      log.info({ reason: clean ? 'clean' : 'calls were cut off' }, 'Stopped daemon');
+    },
+  };
+}
+
+async function makeDirectories({ root, runroot }: Config): Promise<Paths> {
+  const bundles = join(runroot, 'bundles');
+  const paths: Paths = {
+    exits: join(runroot, 'exits'),
+    pauseRootfs: join(root, 'pause'),
+    trash: join(root, 'trash', 'objects'),
+    bundle: (id) => join(bundles, id),
+  };
+  await mkdir(root, { recursive: true, mode: 0o711 });
+  await mkdir(runroot, { recursive: true, mode: 0o755 });
+  for (const directory of [bundles, paths.exits, paths.pauseRootfs, paths.trash]) await mkdir(directory, { recursive: true, mode: 0o711 });
+  return paths;
+}
+
+function openStorage(config: Config, log: Log, metrics: Metrics): Promise<Storage> {
+  const { registriesConf, globalAuthFile, maxParallelDownloads, pullProgressTimeoutMs, pinnedImages, pauseImage } = config.image;
+  return Storage.open({
+    root: config.root,
+    log,
+    registriesConf,
+    globalAuthFile,
+    maxParallelDownloads,
+    pullProgressTimeoutMs,
+    pinnedImages: pauseImage === '' ? pinnedImages : [...pinnedImages, pauseImage],
+    observe: pullObserver(metrics),
+  });
+}
+
+/** Bytes are told layer by layer, pulls when they end. */
+function pullObserver(metrics: Metrics): { layerPulled(bytes: number): void; pulled(outcome: 'success' | 'failure', seconds: number): void } {
+  let bytes = 0;
+  return {
+    layerPulled: (size) => {
+      bytes += size;
+    },
+    pulled: (outcome, seconds) => {
+      metrics.observePull(outcome, { seconds, bytes });
+      bytes = 0;
+    },
+  };
+}
+
+function openCni(config: Config, log: Log, metrics: Metrics): Promise<Cni> {
+  const { networkDir, pluginDirs, cniDefaultNetwork, cniAddTimeoutMs, cniDelTimeoutMs } = config.network;
+  return Cni.open({
+    networkDir,
+    pluginDirs,
+    defaultNetwork: cniDefaultNetwork,
+    addTimeoutMs: cniAddTimeoutMs,
+    delTimeoutMs: cniDelTimeoutMs,
+    log,
+    observe: (verb, plugin, seconds, ok) => metrics.observeCni({ verb: verb as 'ADD' | 'DEL', plugin, ok }, seconds),
+  });
+}
+
+interface Runtimes {
+  readonly byName: ReadonlyMap<string, OciRuntime>;
+  readonly features: ReadonlyMap<string, RuntimeFeatures>;
+  readonly problems: readonly string[];
+}
+
+/** Each handler is asked once, at start, what it can do; one that does not answer keeps the node from being ready. */
+async function openRuntimes({ runtime }: Config, signal: AbortSignal, log: Log): Promise<Runtimes> {
+  const byName = new Map<string, OciRuntime>();
+  const features = new Map<string, RuntimeFeatures>();
+  const problems: string[] = [];
+  await Promise.all(
+    Object.entries(runtime.runtimes).map(async ([handler, { runtimePath, runtimeRoot }]) => {
+      await mkdir(runtimeRoot, { recursive: true, mode: 0o700 });
+      const oci = createOciRuntime({ handler, path: runtimePath, root: runtimeRoot, systemdCgroup: runtime.cgroupManager === 'systemd' });
+      byName.set(handler, oci);
+      try {
+        features.set(handler, await oci.features({ signal }));
+      } catch (err) {
+        log.warn({ err, handler }, 'Could not ask OCI runtime for its features');
+        if (handler === runtime.defaultRuntime) problems.push(`runtime handler ${handler}: ${describeError(err)}`);
+      }
+    }),
+  );
+  return { byName, features, problems };
+}
+
+function* runningLayers({ containers }: Parts): Generator<{ containerId: string; directory: string }> {
+  for (const { id, state } of containers.values()) if (state.name !== 'creating') yield { containerId: id, directory: containers.directory(id) };
+}
+
+function metricSources({ containers, sandboxes, storage }: Parts): Parameters<Metrics['collectFrom']>[0] {
+  return {
+    containers: () => {
+      const counts = { created: 0, running: 0, exited: 0, unknown: 0 };
+      for (const { state } of containers.values()) counts[state.name === 'creating' ? 'unknown' : state.name] += 1;
+      return counts;
+    },
+    sandboxes: () => {
+      const counts = { ready: 0, notready: 0, unknown: 0 };
+      for (const { state } of sandboxes.values()) counts[state === 'ready' ? 'ready' : state === 'notReady' ? 'notready' : 'unknown'] += 1;
+      return counts;
+    },
+    images: () => storage.images().length,
+    detachPending: () => [...sandboxes.values()].filter(({ state, attachment }) => state === 'notReady' && attachment !== undefined).length,
+  };
+}

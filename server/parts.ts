@@ -1,0 +1,85 @@
+import type { ObjectId } from '#base/id.ts';
+import type { Locks } from '#base/lock.ts';
+import type { Log } from '#base/log.ts';
+import type { Cni } from '../cni/cni.ts';
+import type { Storage } from '../storage/storage.ts';
+import type { Config } from './config.ts';
+import type { ContainerRecord } from './container/container.ts';
+import type { Deaths } from './container/deaths.ts';
+import type { RunningStop } from './container/stop.ts';
+import type { Cgroups } from './oci/cgroup.ts';
+import type { MonitorCgroup } from './oci/cgroup-monitor.ts';
+import type { HostFacts } from './oci/host-facts.ts';
+import type { OciRuntime, RuntimeFeatures } from './oci/runtime.ts';
+import type { Records } from './records.ts';
+import type { SandboxRecord } from './sandbox/sandbox.ts';
+
+/** The steps of a pod's start that are timed. */
+export type StartStage =
+  | 'namespaces'
+  | 'cni_add'
+  | 'pause_create'
+  | 'pause_start'
+  | 'container_rootfs'
+  | 'container_spec'
+  | 'container_create'
+  | 'container_start';
+
+/**
+ * The daemon's parts, built and wired by daemon.ts. A function of the domain takes a `Pick` of them with just what it
+ * uses.
+ */
+export interface Parts {
+  readonly config: Config;
+  readonly log: Log;
+  readonly storage: Storage;
+  readonly cni: Cni;
+  readonly sandboxes: Records<SandboxRecord>;
+  readonly containers: Records<ContainerRecord>;
+  /** By the name of their `[runtime.runtimes.NAME]` table. */
+  readonly runtimes: ReadonlyMap<string, OciRuntime>;
+  /** What each handler can do; same keys. */
+  readonly features: ReadonlyMap<string, RuntimeFeatures>;
+  readonly cgroups: Cgroups;
+  readonly monitors: MonitorCgroup;
+  readonly host: HostFacts;
+  /** Who waits for the end of which process. */
+  readonly deaths: Deaths;
+  /** Stops under way, by container id. */
+  readonly stops: Map<string, RunningStop>;
+  /** One queue per sandbox and per container id. */
+  readonly locks: Locks;
+  /** Ids that are being taken down, or could not be yet: in no list, tried again by the sweeper. */
+  readonly doomed: Set<string>;
+  readonly paths: Paths;
+  /** The daemon's own signal: what outlives a call ends with it. */
+  readonly signal: AbortSignal;
+  readonly newId: () => ObjectId;
+  /** Nanoseconds since the epoch, never the same twice, in decimal. */
+  readonly now: () => string;
+  /** Runs work that outlives its call; failures are logged, the daemon's stop waits for it. */
+  readonly background: (name: string, work: () => Promise<void>) => void;
+  /** Logs a warning the first time it is given this key. */
+  readonly once: (key: string, fields: Readonly<Record<string, unknown>>, message: string) => void;
+  readonly observeStage: (stage: StartStage, seconds: number) => void;
+  readonly observeOom: () => void;
+}
+
+/** Where things lie below root and runroot. */
+export interface Paths {
+  /** Exit files, named by container id. */
+  readonly exits: string;
+  /** The root file system of the built-in pause: one for all pods, read-only. */
+  readonly pauseRootfs: string;
+  readonly trash: string;
+  /** `config.json`, `rootfs`, conmon's sockets and pid files of a container or of a sandbox's pause process. */
+  bundle(id: string): string;
+}
+
+/** Times one step of a pod's start. */
+export async function timed<T>(parts: Pick<Parts, 'observeStage'>, stage: StartStage, work: () => Promise<T>): Promise<T> {
+  const started = performance.now();
+  const result = await work();
+  parts.observeStage(stage, (performance.now() - started) / 1000);
+  return result;
+}

@@ -1,0 +1,126 @@
+import { readdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { writeFileAtomic } from '#base/atomic-file.ts';
+import { isErrno } from '#base/errors.ts';
+import { isAlive, signalProcess } from '#base/process.ts';
+import { adoptMonitor } from '../conmon/conmon.ts';
+import { processesOf } from './container/container.ts';
+import { undoContainer } from './container/create.ts';
+import { noteEnd } from './container/end.ts';
+import type { Parts } from './parts.ts';
+import { type DamagedRecord, discard } from './records.ts';
+import { isPinned, unpinNamespaces } from './sandbox/namespaces.ts';
+import { takeDownSandbox } from './sandbox/take-down.ts';
+
+/**
+ * Brings memory in line with the world after a start. It rests on three facts: a record is written before what it names
+ * and goes after it; a monitor lives on and leaves an exit file; a reboot ends every process and mount, and is told by
+ * the kernel's boot id.
+ */
+export async function recover(
+  parts: Parts,
+  damaged: { readonly sandboxes: readonly DamagedRecord[]; readonly containers: readonly DamagedRecord[] },
+): Promise<void> {
+  const rebooted = await noticeReboot(parts);
+  await clearDamaged(parts, damaged);
+  // Containers first: a pod's state does not depend on theirs, but undoing a pod takes its containers along.
+  await Promise.all([...parts.containers.values()].map((container) => recoverContainer(parts, container.id, rebooted)));
+  await Promise.all([...parts.sandboxes.values()].map((sandbox) => recoverSandbox(parts, sandbox.id, rebooted)));
+  await sweepBundles(parts);
+  parts.log.info({ count: parts.sandboxes.size, reason: rebooted ? 'reboot' : 'restart' }, 'Recovered sandboxes');
+}
+
+/** True when the machine has started anew since the last time. */
+async function noticeReboot({ config }: Parts): Promise<boolean> {
+  const path = join(config.root, 'boot-id');
+  const now = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+  const before = await readFile(path, 'utf8').catch((err: unknown) => {
+    if (isErrno(err, 'ENOENT')) return '';
+    throw err;
+  });
+  if (before !== now) await writeFileAtomic(path, now);
+  return before !== '' && before !== now;
+}
+
+async function recoverContainer(parts: Parts, id: string, rebooted: boolean): Promise<void> {
+  const record = parts.containers.get(id);
+  if (record === undefined) return;
+  if (record.state.name === 'creating') {
+    // Whoever asked for it will ask again. Its processes are told by what the monitor wrote into the bundle.
+    parts.doomed.add(id);
+    await adoptForUndo(parts, id);
+    await undoContainer(parts, id, 'the daemon died while it was created');
+    return;
+  }
+  const processes = processesOf(record.state);
+  if (processes === undefined) return;
+  if (!rebooted && isAlive(processes.init)) return;
+  await noteEnd(parts, id);
+  if (processesOf(parts.containers.get(id)?.state ?? record.state) === undefined) return;
+  // While its monitor lives an exit file may still come: the sweeper waits for it.
+  if (!rebooted && isAlive(processes.monitor)) return;
+  const message = rebooted ? 'ended by a reboot of the node' : 'ended while berth was not running, without leaving an exit code';
+  await noteEnd(parts, id, { exitCode: 255, reason: 'Unknown', message });
+}
+
+async function adoptForUndo(parts: Parts, id: string): Promise<void> {
+  const adopted = await adoptMonitor(parts.paths.bundle(id));
+  for (const process of [adopted.monitor, adopted.init]) if (process !== undefined) signalProcess(process, 'SIGKILL');
+}
+
+async function recoverSandbox(parts: Parts, id: string, rebooted: boolean): Promise<void> {
+  const record = parts.sandboxes.get(id);
+  if (record === undefined) return;
+  if (record.state === 'creating') {
+    parts.doomed.add(id);
+    await adoptForUndo(parts, id);
+    // Not awaited: CNI DEL may take long or hang, and nobody waits for a pod that nobody knows.
+    parts.background('undo sandbox', () => takeDownSandbox(parts, id, { reason: 'the daemon died while it was made' }));
+    return;
+  }
+  if (record.state !== 'ready') return;
+  const held = record.hasPause ? record.pause !== undefined && isAlive(record.pause.init) : true;
+  if (!rebooted && held && isPinned(record.namespaces)) return;
+  await parts.sandboxes.update(id, (old) => ({ ...old, state: 'notReady' }));
+  parts.log.warn({ sandboxId: id, reason: rebooted ? 'reboot' : 'pause process or namespaces gone' }, 'Lost sandbox');
+}
+
+/** An object whose record cannot be read costs only itself: what its id tells of is removed, the rest goes to the trash. */
+async function clearDamaged(parts: Parts, { sandboxes, containers }: Parameters<typeof recover>[1]): Promise<void> {
+  const { root, runtime } = parts.config;
+  for (const [kind, list] of [
+    ['sandboxes', sandboxes],
+    ['containers', containers],
+  ] as const) {
+    for (const { id, err } of list) {
+      parts.log.error({ err, reason: kind, containerId: id }, 'Discarded damaged record');
+      const at = (name: string): string => join(runtime.namespacesDir, name, `berth-${id}`);
+      await unpinNamespaces({ net: at('netns'), ipc: at('ipcns'), uts: at('utsns') });
+      await discard(join(root, kind, id), join(parts.paths.trash, `${id}.${process.pid}.damaged`));
+    }
+  }
+}
+
+/** Bundles whose object is unknown: their processes are killed, their mounts and files removed. */
+async function sweepBundles(parts: Parts): Promise<void> {
+  const bundles = parts.paths.bundle('');
+  for (const id of await readdir(bundles)) {
+    if (parts.sandboxes.get(id) !== undefined || parts.containers.get(id) !== undefined) continue;
+    await adoptForUndo(parts, id);
+    for (const runtime of parts.runtimes.values()) {
+      if ((await runtime.state(id, { signal: parts.signal })) !== undefined) await runtime.delete(id, { force: true, signal: parts.signal });
+    }
+    for (const mount of ['rootfs', 'shm']) await parts.storage.unmountRootfs(join(bundles, id, mount));
+    await rm(join(bundles, id), { recursive: true, force: true });
+    await rm(join(parts.paths.exits, id), { force: true });
+    parts.log.warn({ containerId: id }, 'Removed bundle of an unknown object');
+  }
+}
+
+/** Empties the trash, in its own time. */
+export async function emptyTrash(trash: string, signal: AbortSignal): Promise<void> {
+  for (const name of await readdir(trash)) {
+    if (signal.aborted) return;
+    await rm(join(trash, name), { recursive: true, force: true, maxRetries: 3 });
+  }
+}

@@ -1,0 +1,117 @@
+import { CriError, quote } from '#base/errors.ts';
+import type { Image as CriImage, FilesystemUsage, ImageSpec, Init } from '../../proto/cri.ts';
+import type { Image } from '../../storage/storage.ts';
+import type { Handler } from '../call.ts';
+import type { WritableLayerUsage } from '../container/writable-usage.ts';
+import type { Parts } from '../parts.ts';
+
+export const listImages =
+  ({ storage }: Pick<Parts, 'storage'>): Handler<'ListImages'> =>
+  async ({ filter }) => {
+    const name = filter?.image?.image ?? '';
+    if (name === '') return { images: storage.images().map(criImage) };
+    const found = storage.find(name);
+    return { images: found === undefined ? [] : [criImage(found)] };
+  };
+
+/** api.proto, ImageStatus: an image that is not there is an empty answer, not an error. */
+export const imageStatus =
+  ({ storage }: Pick<Parts, 'storage'>): Handler<'ImageStatus'> =>
+  async ({ image, verbose }) => {
+    const found = storage.find(requireName(image));
+    if (found === undefined) return {};
+    return {
+      image: criImage(found),
+      ...(verbose ? { info: { info: JSON.stringify({ chainID: found.layers.at(-1) ?? '', imageSpec: JSON.parse(found.rawConfig) }) } } : {}),
+    };
+  };
+
+export const pullImage =
+  ({ storage, log }: Pick<Parts, 'storage' | 'log'>): Handler<'PullImage'> =>
+  async ({ image, auth }, { signal, stage }) => {
+    const name = requireName(image);
+    stage.name = `pulling image ${name}`;
+    const pulled = await storage.pull(name, {
+      signal,
+      ...(auth === null
+        ? {}
+        : {
+            auth: {
+              username: auth.username,
+              password: auth.password,
+              auth: auth.auth,
+              serverAddress: auth.server_address,
+              identityToken: auth.identity_token,
+              registryToken: auth.registry_token,
+            },
+          }),
+    });
+    log.info({ image: name, reason: pulled.id }, 'Pulled image');
+    return { image_ref: pulled.id };
+  };
+
+/** api.proto, RemoveImage: one name removes the image with all its names; an image that is not there is no error. */
+export const removeImage =
+  ({ storage, containers, sandboxes, log }: Pick<Parts, 'storage' | 'containers' | 'sandboxes' | 'log'>): Handler<'RemoveImage'> =>
+  async ({ image }, { signal, stage }) => {
+    const name = requireName(image);
+    const found = storage.find(name);
+    if (found === undefined) return {};
+    const container = [...containers.values()].find(({ imageId }) => imageId === found.id);
+    if (container !== undefined) throw new CriError('failedPrecondition', `image ${name} is in use by container ${container.id}`);
+    const sandbox = [...sandboxes.values()].find(({ pauseImage }) => pauseImage === found.id);
+    if (sandbox !== undefined) throw new CriError('failedPrecondition', `image ${name} is in use by pod sandbox ${sandbox.id}`);
+    stage.name = `removing image ${name}`;
+    await storage.remove(found.id, { signal });
+    log.info({ image: name, reason: found.id }, 'Removed image');
+    return {};
+  };
+
+/** Images and container layers lie on one file system, and both lists are there: the kubelet needs both. */
+export const imageFsInfo =
+  ({ storage, containers, writable }: Pick<Parts, 'storage' | 'containers'> & { readonly writable: Pick<WritableLayerUsage, 'get'> }): Handler<'ImageFsInfo'> =>
+  async () => {
+    const { mountpoint, usedBytes, inodesUsed } = storage.fsInfo();
+    const layers = { bytes: 0, inodes: 0 };
+    for (const { id } of containers.values()) {
+      layers.bytes += writable.get(id)?.bytes ?? 0;
+      layers.inodes += writable.get(id)?.inodes ?? 0;
+    }
+    return {
+      image_filesystems: [usage(mountpoint, usedBytes, inodesUsed)],
+      container_filesystems: [usage(mountpoint, layers.bytes, layers.inodes)],
+    };
+  };
+
+function usage(mountpoint: string, bytes: number, inodes: number): Init<FilesystemUsage> {
+  return {
+    timestamp: String(BigInt(Date.now()) * 1_000_000n),
+    fs_id: { mountpoint },
+    used_bytes: { value: String(bytes) },
+    inodes_used: { value: String(inodes) },
+  };
+}
+
+function requireName(image: ImageSpec | null): string {
+  if (image === null || image.image === '') throw new CriError('invalidArgument', `image.image: ${quote(image?.image ?? null)} names no image`);
+  return image.image;
+}
+
+function criImage({ id, repoTags, repoDigests, sizeBytes, config, pinned }: Image): Init<CriImage> {
+  return {
+    id,
+    repo_tags: repoTags,
+    repo_digests: repoDigests,
+    size: String(sizeBytes),
+    ...imageUser(config.user),
+    spec: { image: id },
+    pinned,
+  };
+}
+
+/** Exactly one of uid and username: without either the kubelet assumes root, and refuses it under runAsNonRoot. */
+function imageUser(user: string): Pick<Init<CriImage>, 'uid' | 'username'> {
+  const name = user.split(':')[0] ?? '';
+  if (name === '') return { uid: { value: '0' } };
+  return /^\d+$/.test(name) ? { uid: { value: name } } : { username: name };
+}

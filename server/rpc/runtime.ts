@@ -1,0 +1,74 @@
+import { CgroupDriver } from '../../proto/cri.ts';
+import type { Handler } from '../call.ts';
+import type { Parts } from '../parts.ts';
+
+/** What the kubelet asks for, word for word, and gets back. Source: kubelet's typed version `0.1.0`. */
+const KUBELET_API_VERSION = '0.1.0';
+
+export const version =
+  (berthVersion: string): Handler<'Version'> =>
+  async () => ({ version: KUBELET_API_VERSION, runtime_name: 'berth', runtime_version: berthVersion, runtime_api_version: 'v1' });
+
+export interface RuntimeHealth {
+  /** What keeps pods from being started whatever their network; empty when nothing does. */
+  problems(): readonly string[];
+}
+
+export const status =
+  (parts: Pick<Parts, 'cni' | 'config' | 'features' | 'host' | 'sandboxes' | 'containers' | 'doomed'>, health: RuntimeHealth): Handler<'Status'> =>
+  async ({ verbose }) => {
+    const problems = health.problems();
+    const network = parts.cni.status();
+    const { defaultRuntime } = parts.config.runtime;
+    const handler = (name: string, of: string) => ({
+      name,
+      features: { recursive_read_only_mounts: parts.features.get(of)?.recursiveReadOnlyMounts ?? false, user_namespaces: false },
+    });
+    return {
+      status: {
+        conditions: [
+          { type: 'RuntimeReady', status: problems.length === 0, reason: problems.length === 0 ? '' : 'RuntimeNotReady', message: problems.join('; ') },
+          { type: 'NetworkReady', status: network.ready, reason: network.reason, message: network.message },
+        ],
+      },
+      // The kubelet looks the default handler up by the empty name.
+      runtime_handlers: [handler('', defaultRuntime), ...[...parts.features.keys()].map((name) => handler(name, name))],
+      features: { supplemental_groups_policy: true },
+      ...(verbose ? { info: statusInfo(parts) } : {}),
+    };
+  };
+
+function statusInfo({
+  cni,
+  config,
+  host,
+  sandboxes,
+  containers,
+  doomed,
+}: Pick<Parts, 'cni' | 'config' | 'host' | 'sandboxes' | 'containers' | 'doomed'>): Record<string, string> {
+  return {
+    config: JSON.stringify(config),
+    cni: JSON.stringify(cni.info()),
+    host: JSON.stringify(host),
+    pending: JSON.stringify({
+      detach: [...sandboxes.values()].filter(({ state, attachment }) => state === 'notReady' && attachment !== undefined).map(({ id }) => id),
+      undo: [...doomed],
+    }),
+    objects: JSON.stringify({ sandboxes: sandboxes.size, containers: containers.size }),
+  };
+}
+
+export const runtimeConfig =
+  ({ config }: Pick<Parts, 'config'>): Handler<'RuntimeConfig'> =>
+  async () => ({ linux: { cgroup_driver: config.runtime.cgroupManager === 'systemd' ? CgroupDriver.SYSTEMD : CgroupDriver.CGROUPFS } });
+
+/** The pod CIDR goes to the plugins that ask for address ranges. */
+export const updateRuntimeConfig =
+  ({ cni, log }: Pick<Parts, 'cni' | 'log'>): Handler<'UpdateRuntimeConfig'> =>
+  async ({ runtime_config }) => {
+    const cidr = runtime_config?.network_config?.pod_cidr ?? '';
+    if (cidr === '') return {};
+    cni.setPodCidr(cidr);
+    log.info({ network: cidr }, 'Changed pod CIDR');
+    return {};
+  };

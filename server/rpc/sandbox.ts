@@ -1,0 +1,116 @@
+import { CriError, quote } from '#base/errors.ts';
+import { type Init, type PodSandbox, PodSandboxState, type PodSandboxStatus } from '../../proto/cri.ts';
+import type { Handler } from '../call.ts';
+import type { Creations } from '../creation.ts';
+import { fingerprint } from '../fingerprint.ts';
+import { validateSandboxConfig } from '../oci/validate.ts';
+import type { Parts } from '../parts.ts';
+import { runSandbox } from '../sandbox/run.ts';
+import { podName, type SandboxRecord, sandboxKey } from '../sandbox/sandbox.ts';
+import { isStopped, stopSandbox } from '../sandbox/stop.ts';
+import { removeSandbox } from '../sandbox/take-down.ts';
+import { findSandbox, isVisible, matchesLabels, newestFirst, requireSandbox } from './lookup.ts';
+import { bundleSpec } from './verbose.ts';
+
+export const runPodSandbox =
+  (parts: Parts, creations: Creations): Handler<'RunPodSandbox'> =>
+  async ({ config, runtime_handler }, { signal, stage }) => {
+    validateSandboxConfig(config, parts.host);
+    if (runtime_handler !== '' && !parts.runtimes.has(runtime_handler)) {
+      throw new CriError('invalidArgument', `runtime_handler: ${quote(runtime_handler)} is not configured; known are ${[...parts.runtimes.keys()].join(', ')}`);
+    }
+    const request = { config, runtimeHandler: runtime_handler, fingerprint: fingerprint({ config, runtime_handler }) };
+    const id = await creations.create(
+      { ...sandboxKey(config), fingerprint: request.fingerprint, what: `pod ${podName(config)}` },
+      (flight) => runSandbox(parts, request, flight),
+      { signal, stage },
+    );
+    return { pod_sandbox_id: id };
+  };
+
+/** api.proto, StopPodSandbox: what was stopped or reclaimed before is no error. */
+export const stopPodSandbox =
+  (parts: Parts): Handler<'StopPodSandbox'> =>
+  async ({ pod_sandbox_id }, { signal, stage }) => {
+    const sandbox = await findSandbox(parts, pod_sandbox_id);
+    if (sandbox === undefined) return {};
+    stage.name = `stopping pod ${podName(sandbox.config)}`;
+    await stopSandbox(parts, sandbox.id, signal);
+    return {};
+  };
+
+/** api.proto, RemovePodSandbox: containers that are still there are ended and removed; what is gone is no error. */
+export const removePodSandbox =
+  (parts: Parts): Handler<'RemovePodSandbox'> =>
+  async ({ pod_sandbox_id }, { signal, stage }) => {
+    const sandbox = await findSandbox(parts, pod_sandbox_id);
+    if (sandbox === undefined) return {};
+    stage.name = `removing pod ${podName(sandbox.config)}`;
+    await removeSandbox(parts, sandbox.id, signal);
+    parts.log.info({ sandboxId: sandbox.id, pod: podName(sandbox.config) }, 'Removed sandbox');
+    return {};
+  };
+
+export const podSandboxStatus =
+  (parts: Parts): Handler<'PodSandboxStatus'> =>
+  async ({ pod_sandbox_id, verbose }) => {
+    const sandbox = await requireSandbox(parts, pod_sandbox_id);
+    return { status: sandboxStatus(sandbox), ...(verbose ? { info: await sandboxInfo(parts, sandbox) } : {}) };
+  };
+
+export const listPodSandbox =
+  (parts: Parts): Handler<'ListPodSandbox'> =>
+  async ({ filter }) => {
+    const state = filter?.state?.state;
+    const items = [...parts.sandboxes.values()].filter(
+      (sandbox) =>
+        isVisible(parts, sandbox) &&
+        sandbox.id.startsWith(filter?.id ?? '') &&
+        (state === undefined || criState(sandbox) === state) &&
+        matchesLabels(sandbox.config.labels, filter?.label_selector ?? {}),
+    );
+    return { items: newestFirst(items).map(listItem) };
+  };
+
+function criState({ state }: SandboxRecord): PodSandboxState {
+  return state === 'ready' ? PodSandboxState.SANDBOX_READY : PodSandboxState.SANDBOX_NOTREADY;
+}
+
+function listItem(sandbox: SandboxRecord): Init<PodSandbox> {
+  const { id, config, createdAt, runtimeHandler } = sandbox;
+  return {
+    id,
+    metadata: config.metadata,
+    state: criState(sandbox),
+    created_at: createdAt,
+    labels: config.labels,
+    annotations: config.annotations,
+    runtime_handler: runtimeHandler,
+  };
+}
+
+function sandboxStatus(sandbox: SandboxRecord): Init<PodSandboxStatus> {
+  const { config, ips } = sandbox;
+  const [ip = '', ...additional] = ips;
+  return {
+    ...listItem(sandbox),
+    // A pod on the node's network has no address of its own; an empty one would make the kubelet recreate it.
+    network: { ip, additional_ips: additional.map((address) => ({ ip: address })) },
+    // The kubelet compares the network mode; leaving it out would recreate pods on the node's network for ever.
+    linux: { namespaces: { options: config.linux?.security_context?.namespace_options ?? {} } },
+  };
+}
+
+async function sandboxInfo(parts: Parts, sandbox: SandboxRecord): Promise<Record<string, string>> {
+  const { config, pause, namespaces, attachment, handler } = sandbox;
+  const info = {
+    pid: pause?.init.pid ?? 0,
+    config,
+    runtimeHandler: handler,
+    namespaces,
+    network: attachment === undefined ? null : { name: attachment.conf.name, result: attachment.result ?? null, pending: sandbox.state !== 'ready' },
+    stopped: isStopped(sandbox),
+    runtimeSpec: await bundleSpec(parts.paths.bundle(sandbox.id)),
+  };
+  return { info: JSON.stringify(info) };
+}

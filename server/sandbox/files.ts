@@ -1,0 +1,70 @@
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { hostname as nodeHostname } from 'node:os';
+import { join } from 'node:path';
+import { isErrno } from '#base/errors.ts';
+import { MNT, MS, mount, umountAsync } from '#base/sys.ts';
+import type { DNSConfig, PodSandboxConfig } from '../../proto/cri.ts';
+import type { PinnedNamespaces } from './sandbox.ts';
+
+/** Files that every container of a pod mounts. They lie in the sandbox's bundle. */
+export interface PodFiles {
+  readonly resolvConf: string;
+  readonly hostname: string;
+  /** The pod's own /dev/shm; absent where the pod has the node's IPC namespace. */
+  readonly shm?: string;
+}
+
+/** The host name inside the pod: the node's own for a pod without a UTS namespace. */
+export function podHostname(config: PodSandboxConfig, pinned: PinnedNamespaces): string {
+  return pinned.uts === undefined || config.hostname === '' ? nodeHostname() : config.hostname;
+}
+
+export function podFiles(bundle: string, pinned: PinnedNamespaces): PodFiles {
+  return {
+    resolvConf: join(bundle, 'resolv.conf'),
+    hostname: join(bundle, 'hostname'),
+    ...(pinned.ipc === undefined ? {} : { shm: join(bundle, 'shm') }),
+  };
+}
+
+/** Size of a pod's /dev/shm, as docker and its followers have it. */
+const SHM_SIZE = '65536k';
+
+/** Writes resolv.conf and hostname and mounts the shm. */
+export async function makePodFiles(files: PodFiles, config: PodSandboxConfig, hostname: string): Promise<void> {
+  await Promise.all([
+    writeFile(files.resolvConf, config.dns_config === null ? await nodeResolvConf() : formatResolvConf(config.dns_config), { mode: 0o644 }),
+    writeFile(files.hostname, `${hostname}\n`, { mode: 0o644 }),
+  ]);
+  if (files.shm === undefined) return;
+  await mkdir(files.shm);
+  mount('shm', files.shm, 'tmpfs', MS.NOSUID | MS.NODEV | MS.NOEXEC, `mode=1777,size=${SHM_SIZE}`);
+}
+
+/** Takes the shm down; the files go with the bundle. */
+export async function removePodFiles(files: PodFiles): Promise<void> {
+  if (files.shm === undefined) return;
+  try {
+    await umountAsync(files.shm, MNT.DETACH | MNT.NOFOLLOW);
+  } catch (err) {
+    if (!isErrno(err, 'EINVAL', 'ENOENT')) throw err;
+  }
+}
+
+/** resolv.conf(5) of a pod's DNS settings. */
+export function formatResolvConf({ servers, searches, options }: Pick<DNSConfig, 'servers' | 'searches' | 'options'>): string {
+  const lines = [];
+  if (searches.length > 0) lines.push(`search ${searches.join(' ')}`);
+  for (const server of servers) lines.push(`nameserver ${server}`);
+  if (options.length > 0) lines.push(`options ${options.join(' ')}`);
+  return lines.map((line) => `${line}\n`).join('');
+}
+
+async function nodeResolvConf(): Promise<string> {
+  try {
+    return await readFile('/etc/resolv.conf', 'utf8');
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return '';
+    throw err;
+  }
+}

@@ -1,0 +1,93 @@
+import { chmod, copyFile, mkdir, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CriError, isErrno } from '#base/errors.ts';
+import { startMonitor } from '../../conmon/conmon.ts';
+import { containerCgroup } from '../oci/cgroup-path.ts';
+import { buildPauseSpec } from '../oci/pause-spec.ts';
+import type { Parts } from '../parts.ts';
+import { timed } from '../parts.ts';
+import type { SandboxRecord } from './sandbox.ts';
+
+/**
+ * Makes the root file system of the built-in pause: a static `catatonit -P` that sleeps and reaps, and the empty
+ * directories a runtime mounts on. It is read-only inside every pod, so that one directory serves all of them.
+ * @throws {CriError} failedPrecondition when the binary is not there; the daemon then starts without a built-in pause.
+ */
+export async function makePauseRootfs(rootfs: string, binary: string): Promise<void> {
+  for (const directory of ['proc', 'sys', 'dev', 'etc']) await mkdir(join(rootfs, directory), { recursive: true, mode: 0o755 });
+  const temporary = join(rootfs, `.pause.${process.pid}`);
+  try {
+    // A new file each time: a running pause keeps the old one, and writing to a running binary fails.
+    await copyFile(binary, temporary);
+    await chmod(temporary, 0o755);
+    await rename(temporary, join(rootfs, 'pause'));
+  } catch (err) {
+    await rm(temporary, { force: true });
+    if (isErrno(err, 'ENOENT')) throw new CriError('failedPrecondition', `image.pause_binary: "${binary}" does not exist`, { cause: err });
+    throw err;
+  }
+}
+
+type Needs = Pick<Parts, 'config' | 'storage' | 'sandboxes' | 'runtimes' | 'monitors' | 'host' | 'paths' | 'observeStage'>;
+
+/** Creates and starts a pod's pause process. What it leaves when it fails is named by the record. */
+export async function startPause(
+  parts: Needs,
+  record: SandboxRecord,
+  { signal, stage }: { readonly signal: AbortSignal; readonly stage: (name: string) => void },
+): Promise<NonNullable<SandboxRecord['pause']>> {
+  const { config, paths } = parts;
+  const runtime = parts.runtimes.get(record.handler);
+  if (runtime === undefined) throw new CriError('failedPrecondition', `runtime handler "${record.handler}" is not configured any more`);
+  const bundle = paths.bundle(record.id);
+  const image = record.pauseImage === undefined ? undefined : parts.storage.find(record.pauseImage);
+  let rootfs = paths.pauseRootfs;
+  let args = ['/pause', '-P'];
+  if (image !== undefined) {
+    stage('mounting the pause image');
+    rootfs = join(bundle, 'rootfs');
+    await mkdir(rootfs);
+    await parts.storage.createRootfs(parts.sandboxes.directory(record.id));
+    await parts.storage.mountRootfs(image.id, parts.sandboxes.directory(record.id), rootfs);
+    args = config.image.pauseCommand.length > 0 ? [...config.image.pauseCommand] : [...image.config.entrypoint, ...image.config.cmd];
+  }
+  const spec = buildPauseSpec({
+    id: record.id,
+    config: record.config,
+    namespaces: renameNamespaces(record),
+    hostname: '', // set when the UTS namespace was pinned
+    args,
+    env: image?.config.env ?? [],
+    rootfs,
+    cgroupsPath: containerCgroup(config.runtime.cgroupManager, record.config.linux?.cgroup_parent ?? '', record.id).cgroupsPath,
+    host: parts.host,
+  });
+  await writeFile(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
+  stage('creating the pause process');
+  const started = await timed(parts, 'pause_create', () =>
+    startMonitor(
+      {
+        id: record.id,
+        bundle,
+        runtimePath: config.runtime.runtimes[record.handler]?.runtimePath ?? '',
+        runtimeRoot: config.runtime.runtimes[record.handler]?.runtimeRoot ?? '',
+        systemdCgroup: config.runtime.cgroupManager === 'systemd',
+        conmonPath: config.runtime.conmon,
+        logPath: undefined,
+        exitDir: paths.exits,
+        terminal: false,
+        stdin: false,
+        stdinOnce: false,
+        place: (pid) => parts.monitors.place(pid),
+      },
+      { signal },
+    ),
+  );
+  stage('starting the pause process');
+  await timed(parts, 'pause_start', () => runtime.start(record.id, { signal }));
+  return started;
+}
+
+function renameNamespaces({ namespaces: { net, ipc, uts } }: SandboxRecord): { network?: string; ipc?: string; uts?: string } {
+  return { ...(net === undefined ? {} : { network: net }), ...(ipc === undefined ? {} : { ipc }), ...(uts === undefined ? {} : { uts }) };
+}

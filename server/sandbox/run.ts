@@ -1,0 +1,171 @@
+import { mkdir } from 'node:fs/promises';
+import { CriError } from '#base/errors.ts';
+import type { ObjectId } from '#base/id.ts';
+import type { Attachment } from '../../cni/cni.ts';
+import { NamespaceMode, type PodSandboxConfig, Protocol } from '../../proto/cri.ts';
+import type { Flight } from '../creation.ts';
+import { containerCgroup } from '../oci/cgroup-path.ts';
+import type { ValidSandboxConfig } from '../oci/validate.ts';
+import { type Parts, timed } from '../parts.ts';
+import { makePodFiles, podFiles, podHostname } from './files.ts';
+import { pinNamespaces, planNamespaces, sysctlNamespace } from './namespaces.ts';
+import { startPause } from './pause.ts';
+import { podName, type SandboxRecord } from './sandbox.ts';
+import { takeDownSandbox } from './take-down.ts';
+
+export interface SandboxRequest {
+  readonly config: ValidSandboxConfig;
+  /** As asked for; empty for the default. */
+  readonly runtimeHandler: string;
+  readonly fingerprint: string;
+}
+
+/**
+ * Makes a pod sandbox: pinned namespaces, then its network and its pause process side by side, since neither needs the
+ * other. The record names everything before it is made, so that whatever fails, and whenever the daemon dies, the way
+ * back is to take down what the record names.
+ */
+export async function runSandbox(parts: Parts, request: SandboxRequest, flight: Flight): Promise<ObjectId> {
+  const record = await planSandbox(parts, request, flight);
+  const { id, config } = record;
+  try {
+    flight.stage('writing the record of the pod');
+    await parts.sandboxes.insert(record);
+    flight.stage('making the namespaces');
+    await timed(parts, 'namespaces', () => makeSurroundings(parts, record, flight.signal));
+    const [network, pause] = await sideBySide(flight, [
+      (signal, stage) =>
+        record.attachment === undefined
+          ? undefined
+          : timed(parts, 'cni_add', () => parts.cni.attach(record.attachment as Attachment, { signal, onStage: stage })),
+      (signal, stage) => (record.hasPause ? startPause(parts, record, { signal, stage }) : undefined),
+    ]);
+    flight.stage('writing the record of the pod');
+    flight.signal.throwIfAborted();
+    const claimed = flight.isWanted();
+    const ready = await parts.sandboxes.update(id, (old) => ({
+      ...old,
+      state: 'ready',
+      claimed,
+      ...(claimed ? {} : { unclaimedSince: Date.now() }),
+      ...(network === undefined ? {} : { attachment: network.attachment, ips: network.ips }),
+      ...(pause === undefined ? {} : { pause }),
+    }));
+    if (ready === undefined || parts.doomed.has(id)) throw new CriError('cancelled', `pod ${podName(config)} was removed while it was made`);
+    parts.log.info({ sandboxId: id, pod: podName(config), handler: record.handler }, 'Created sandbox');
+    return id;
+  } catch (err) {
+    flight.stage(`undoing after a failure: ${flight.signal.aborted ? 'cancelled' : 'failed'}`);
+    await takeDownSandbox(parts, id, { reason: 'its creation failed' });
+    throw err;
+  }
+}
+
+async function planSandbox(parts: Parts, { config, runtimeHandler, fingerprint }: SandboxRequest, flight: Flight): Promise<SandboxRecord> {
+  const { runtime, image } = parts.config;
+  const id = parts.newId();
+  const namespaces = planNamespaces(runtime.namespacesDir, id, config);
+  const options = config.linux?.security_context?.namespace_options;
+  const hasPause = !runtime.dropInfraCtr || (options !== undefined && options !== null && options.pid === NamespaceMode.POD);
+  const cgroup = containerCgroup(runtime.cgroupManager, config.linux?.cgroup_parent ?? '', id);
+  const missing = await parts.cgroups.firstMissing(cgroup.parent);
+  const attachment = namespaces.net === undefined ? undefined : await parts.cni.plan(podNetwork(id, namespaces.net, config, cgroup.parent));
+  return {
+    id,
+    fingerprint,
+    config,
+    runtimeHandler,
+    handler: runtimeHandler === '' ? runtime.defaultRuntime : runtimeHandler,
+    createdAt: parts.now(),
+    state: 'creating',
+    claimed: false,
+    namespaces,
+    ...(attachment === undefined ? {} : { attachment }),
+    ips: [],
+    hasPause,
+    ...(hasPause && image.pauseImage !== '' ? { pauseImage: await ensurePauseImage(parts, flight) } : {}),
+    cgroup: cgroup.path,
+    cgroupParent: cgroup.parent,
+    ...(missing === undefined ? {} : { madeCgroupFrom: missing }),
+  };
+}
+
+async function ensurePauseImage({ storage, config }: Parts, flight: Flight): Promise<string> {
+  const present = storage.find(config.image.pauseImage);
+  if (present !== undefined) return present.id;
+  flight.stage(`pulling the pause image ${config.image.pauseImage}`);
+  return (await storage.pull(config.image.pauseImage, { signal: flight.signal })).id;
+}
+
+async function makeSurroundings(parts: Parts, record: SandboxRecord, signal: AbortSignal): Promise<void> {
+  const bundle = parts.paths.bundle(record.id);
+  await mkdir(bundle, { mode: 0o711 });
+  const hostname = podHostname(record.config, record.namespaces);
+  await Promise.all([
+    makePodFiles(podFiles(bundle, record.namespaces), record.config, hostname),
+    pinNamespaces(record.namespaces, { hostname, sysctls: podSysctls(parts.config.runtime.defaultSysctls, record), signal }),
+  ]);
+}
+
+/** The request's sysctls over the configured ones; of those, only what belongs to a namespace that the pod has. */
+function podSysctls(defaults: Readonly<Record<string, string>>, { config, namespaces }: SandboxRecord): Record<string, string> {
+  const applicable = Object.entries(defaults).filter(([name]) => {
+    const kind = sysctlNamespace(name);
+    return kind !== undefined && namespaces[kind] !== undefined;
+  });
+  return { ...Object.fromEntries(applicable), ...config.linux?.sysctls };
+}
+
+const protocols = { [Protocol.TCP]: 'tcp', [Protocol.UDP]: 'udp', [Protocol.SCTP]: 'sctp' } as const;
+
+function podNetwork(id: string, netns: string, config: PodSandboxConfig, cgroupPath: string): Attachment['pod'] {
+  const metadata = config.metadata;
+  return {
+    id,
+    netns,
+    namespace: metadata?.namespace ?? '',
+    name: metadata?.name ?? '',
+    uid: metadata?.uid ?? '',
+    // The kubelet sends every declared port; a host port of 0 asks for no mapping.
+    portMappings: config.port_mappings
+      .filter((mapping) => mapping.host_port > 0)
+      .map((mapping) => ({
+        hostPort: mapping.host_port,
+        containerPort: mapping.container_port,
+        protocol: protocols[mapping.protocol],
+        hostIP: mapping.host_ip,
+      })),
+    annotations: config.annotations,
+    cgroupPath,
+    ...(config.dns_config === null ? {} : { dns: config.dns_config }),
+  };
+}
+
+type Step<T> = (signal: AbortSignal, stage: (name: string) => void) => Promise<T> | undefined;
+
+/**
+ * Runs two steps at once and waits for both, even when one fails, since the undo must not meet a step that still makes
+ * things. The first failure cancels the other step. The flight's stage tells which steps are not done yet.
+ */
+async function sideBySide<A, B>(flight: Flight, [first, second]: readonly [Step<A>, Step<B>]): Promise<[A | undefined, B | undefined]> {
+  const failed = new AbortController();
+  const signal = AbortSignal.any([flight.signal, failed.signal]);
+  const stages = ['', ''];
+  const run = async <T>(index: number, step: Step<T>): Promise<T | undefined> => {
+    const tell = (name: string): void => {
+      stages[index] = name;
+      flight.stage(stages.filter((stage) => stage !== '').join(' and '));
+    };
+    try {
+      const result = await step(signal, tell);
+      tell('');
+      return result;
+    } catch (err) {
+      failed.abort(err); // keeps the first reason
+      throw err;
+    }
+  };
+  const [a, b] = await Promise.allSettled([run(0, first), run(1, second)]);
+  if (a.status === 'rejected' || b.status === 'rejected') throw flight.signal.aborted ? flight.signal.reason : failed.signal.reason;
+  return [a.value, b.value];
+}

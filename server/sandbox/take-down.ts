@@ -1,0 +1,41 @@
+import { rm } from 'node:fs/promises';
+import { takeDownContainer } from '../container/take-down.ts';
+import type { Parts } from '../parts.ts';
+import { stopSandbox } from './stop.ts';
+
+/**
+ * Removes a pod with all its containers; forcibly, if anything still runs. Safe to repeat: the record goes last.
+ * @throws the first failure; the record then names what is left.
+ */
+export async function removeSandbox(parts: Parts, id: string, caller: AbortSignal): Promise<void> {
+  const record = parts.sandboxes.get(id);
+  if (record === undefined) return;
+  await stopSandbox(parts, id, caller);
+  const own = [...parts.containers.values()].filter(({ sandboxId }) => sandboxId === id);
+  await Promise.all(own.map((container) => takeDownContainer(parts, container.id)));
+  await using _lock = await parts.locks.acquire(id, caller);
+  await rm(parts.paths.bundle(id), { recursive: true, force: true });
+  if (record.madeCgroupFrom !== undefined) await parts.cgroups.removeEmpty(record.cgroupParent, record.madeCgroupFrom);
+  await parts.sandboxes.remove(id);
+  parts.doomed.delete(id);
+}
+
+/** Longest wait for an undo before the failure is answered; the sweeper goes on with it. */
+const UNDO_MS = 15_000;
+
+/**
+ * Undoes a pod that nobody may see: after a failed creation, or when nobody claimed it. Never rejects: what cannot be
+ * undone now stays doomed, with its record, and the sweeper tries again until it is gone.
+ */
+export async function takeDownSandbox(parts: Parts, id: string, { reason }: { readonly reason: string }): Promise<void> {
+  if (parts.sandboxes.get(id) === undefined) return;
+  parts.doomed.add(id);
+  const undone = removeSandbox(parts, id, parts.signal).then(
+    () => parts.log.info({ sandboxId: id, reason }, 'Undid sandbox'),
+    (err: unknown) => parts.log.warn({ err, sandboxId: id, reason }, 'Could not undo sandbox yet'),
+  );
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, UNDO_MS);
+  await Promise.race([undone, promise]);
+  clearTimeout(timer);
+}

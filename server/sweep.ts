@@ -1,0 +1,126 @@
+import { sleep } from '#base/abort.ts';
+import { isAlive } from '#base/process.ts';
+import { type ContainerRecord, processesOf } from './container/container.ts';
+import { undoContainer } from './container/create.ts';
+import { noteEnd } from './container/end.ts';
+import { workloadOf } from './container/take-down.ts';
+import { killWorkload } from './container/workload.ts';
+import type { Parts } from './parts.ts';
+import type { SandboxRecord } from './sandbox/sandbox.ts';
+import { stopSandbox } from './sandbox/stop.ts';
+import { takeDownSandbox } from './sandbox/take-down.ts';
+
+/** Between two looks at everything, in milliseconds: two small reads in /proc for each container. */
+const LOOK_MS = 5_000;
+
+/** What fails is tried again after so long, doubled each time up to the second figure. */
+const RETRY_MS = 5_000;
+const MAX_RETRY_MS = 300_000;
+
+/** So long a dead container's monitor may take to write the exit file. */
+const EXIT_FILE_MS = 10_000;
+
+/**
+ * Looks after what no event tells of, until `signal` ends it: processes that died unseen, what nobody claimed, and what
+ * could not be taken down or off its network yet.
+ */
+export class Sweeper {
+  readonly #parts: Parts;
+  readonly #retries = new Map<string, { atMs: number; delayMs: number }>();
+  readonly #missing = new Map<string, number>();
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await sleep(LOOK_MS, signal).catch(() => {});
+      if (signal.aborted) return;
+      try {
+        await this.look();
+      } catch (err) {
+        this.#parts.log.error({ err }, 'Failed sweep');
+      }
+    }
+  }
+
+  /** One round. */
+  async look(): Promise<void> {
+    const { sandboxes, containers, doomed } = this.#parts;
+    for (const container of [...containers.values()]) await this.#lookAtContainer(container);
+    for (const sandbox of [...sandboxes.values()]) this.#lookAtSandbox(sandbox);
+    for (const id of this.#retries.keys()) if (!doomed.has(id) && sandboxes.get(id) === undefined) this.#retries.delete(id);
+    for (const id of this.#missing.keys()) if (containers.get(id) === undefined) this.#missing.delete(id);
+  }
+
+  async #lookAtContainer(container: ContainerRecord): Promise<void> {
+    const { id, state } = container;
+    if (this.#parts.doomed.has(id)) {
+      this.#retry(id, 'undo container', () => undoContainer(this.#parts, id, 'an earlier attempt failed'));
+      return;
+    }
+    if (this.#isForgotten(container)) {
+      this.#retry(id, 'undo container', () => undoContainer(this.#parts, id, 'nobody claimed it'));
+      return;
+    }
+    const processes = processesOf(state);
+    if (processes === undefined) return;
+    if (!isAlive(processes.init)) await this.#lookForEnd(id, isAlive(processes.monitor));
+    else if (!isAlive(processes.monitor)) {
+      // Its log is lost and no exit code will come: the kubelet can only help by starting a new one.
+      this.#parts.log.warn({ containerId: id, sandboxId: container.sandboxId, pid: processes.monitor.pid }, 'Killed container whose monitor died');
+      await killWorkload(this.#parts, workloadOf(container), AbortSignal.any([this.#parts.signal, AbortSignal.timeout(10_000)]));
+      await noteEnd(this.#parts, id, {
+        exitCode: 137,
+        reason: 'Error',
+        message: 'killed by berth: its monitor (conmon) had died, so its output and exit code were lost',
+      });
+    }
+  }
+
+  async #lookForEnd(id: string, monitorLives: boolean): Promise<void> {
+    await noteEnd(this.#parts, id);
+    const state = this.#parts.containers.get(id)?.state;
+    if (state === undefined || processesOf(state) === undefined) return;
+    const since = this.#missing.get(id) ?? Date.now();
+    this.#missing.set(id, since);
+    if (monitorLives && Date.now() - since < EXIT_FILE_MS) return;
+    await noteEnd(this.#parts, id, {
+      exitCode: 255,
+      reason: 'Unknown',
+      message: 'ended without leaving an exit code: its monitor (conmon) died or was killed',
+    });
+  }
+
+  #lookAtSandbox(sandbox: SandboxRecord): void {
+    const { id, state, pause, hasPause, attachment, claimed } = sandbox;
+    if (this.#parts.doomed.has(id)) this.#retry(id, 'undo sandbox', () => takeDownSandbox(this.#parts, id, { reason: 'an earlier attempt failed' }));
+    else if (this.#isForgotten(sandbox)) this.#retry(id, 'undo sandbox', () => takeDownSandbox(this.#parts, id, { reason: 'nobody claimed it' }));
+    else if (state === 'ready' && hasPause && pause !== undefined && !isAlive(pause.init)) notePauseEnd(this.#parts, id);
+    else if (state === 'notReady' && attachment !== undefined && claimed)
+      this.#retry(id, 'detach network', () => stopSandbox(this.#parts, id, this.#parts.signal));
+  }
+
+  #isForgotten({ claimed, unclaimedSince }: SandboxRecord | ContainerRecord): boolean {
+    return !claimed && unclaimedSince !== undefined && Date.now() - unclaimedSince > this.#parts.config.runtime.unclaimedTimeoutMs;
+  }
+
+  /** In the background, when its time has come; the next time comes later. */
+  #retry(id: string, name: string, work: () => Promise<void>): void {
+    const { atMs, delayMs } = this.#retries.get(id) ?? { atMs: 0, delayMs: RETRY_MS };
+    if (Date.now() < atMs || this.#parts.locks.isBusy(id)) return;
+    this.#retries.set(id, { atMs: Date.now() + delayMs, delayMs: Math.min(delayMs * 2, MAX_RETRY_MS) });
+    this.#parts.background(name, work);
+  }
+}
+
+/** A pod whose pause process is gone has lost what holds it together: the kubelet makes a new one. */
+export function notePauseEnd(parts: Pick<Parts, 'sandboxes' | 'log' | 'background' | 'locks'>, id: string): void {
+  const sandbox = parts.sandboxes.get(id);
+  if (sandbox?.state !== 'ready' || parts.locks.isBusy(id)) return;
+  parts.log.warn({ sandboxId: id }, 'Noticed that a pause process had ended');
+  parts.background('note end of pause', async () => {
+    await parts.sandboxes.update(id, (old) => (old.state === 'ready' ? { ...old, state: 'notReady' } : undefined));
+  });
+}
