@@ -6,7 +6,7 @@ import { createHash, randomBytes } from 'node:crypto';
  * check-machine.ts sets it, before anything of the test file runs.
  */
 export function mark(): string {
-  process.env.BERTH_TEST_MARK ??= `b${randomBytes(3).toString('hex')}`;
+  process.env.BERTH_TEST_MARK ??= `bt${randomBytes(3).toString('hex')}`;
   return process.env.BERTH_TEST_MARK;
 }
 

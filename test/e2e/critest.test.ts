@@ -1,0 +1,28 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, inject, test } from 'vitest';
+import { runCritest } from '../support/critest.ts';
+import { type Handler, startDaemon } from '../support/daemon.ts';
+import { CACHE } from '../support/tool.ts';
+
+/** First words of the names of the specs that must pass. */
+const GROUPS = ['PodSandbox', 'Container', 'Image Manager', 'Image Consistency', 'Image Identifier Consistency', 'Runtime info', 'Idempotence'];
+const focus = new RegExp(`^\\[k8s\\.io\\] (${GROUPS.join('|')})`);
+
+test.each<Handler>(['crun', 'runc'])(
+  'critest passes with %s',
+  async (handler) => {
+    await using daemon = await startDaemon({ handler, registry: inject('registry') });
+    const result = await runCritest(daemon, focus);
+    if (result === undefined) {
+      expect.soft(process.env.REQUIRE_ROOT).not.toBe('1');
+      return;
+    }
+    const results = process.env.BERTH_TEST_RESULTS ?? join(CACHE, 'results');
+    mkdirSync(results, { recursive: true });
+    writeFileSync(join(results, `critest-${handler}.json`), JSON.stringify(result));
+    expect(result.failed).toEqual([]);
+    expect(result.passed).toBeGreaterThan(40);
+  },
+  900_000,
+);

@@ -1,0 +1,370 @@
+import { readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { status } from '@grpc/grpc-js';
+import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
+import { ContainerState, NamespaceMode, PodSandboxState } from '../../proto/cri.ts';
+import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
+import { BUSYBOX, NGINX } from '../support/images.ts';
+import { ensureImage, makeContainer, makePod, readLog, runPod, startContainer, startPod } from '../support/pod.ts';
+import { until } from '../support/wait.ts';
+
+describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
+  let daemon: Daemon;
+
+  beforeAll(async () => {
+    daemon = await startDaemon({ handler, registry: inject('registry') });
+  });
+  afterAll(async () => {
+    await daemon[Symbol.asyncDispose]();
+  });
+
+  async function remove(podId: string): Promise<void> {
+    await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
+    await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
+  }
+
+  async function containerStatus(container_id: string) {
+    const { status: found } = await daemon.cri.ContainerStatus({ container_id });
+    if (found === null) throw new Error('ContainerStatus answered without a status');
+    return found;
+  }
+
+  function ended(container_id: string) {
+    return until('the end of the container', async () => {
+      const found = await containerStatus(container_id);
+      return found.state === ContainerState.CONTAINER_EXITED && found;
+    });
+  }
+
+  async function shell(container_id: string, script: string): Promise<string> {
+    const { stdout, stderr, exit_code } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
+    expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
+    return stdout.toString().trim();
+  }
+
+  test('a pod has its own address, and its status says what the kubelet needs', async () => {
+    const pod = makePod(daemon, { annotations: { 'a/b': ' spaces \n and "quotes" ü ', empty: '' }, labels: { app: 'wéb' } });
+    const before = BigInt(Date.now()) * 1_000_000n;
+    const podId = await runPod(daemon, pod);
+    expect(podId).toMatch(/^[0-9a-f]{64}$/);
+
+    const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
+    expect(found).toMatchObject({
+      id: podId,
+      metadata: pod.config.metadata,
+      state: PodSandboxState.SANDBOX_READY,
+      labels: pod.config.labels,
+      annotations: pod.config.annotations,
+      runtime_handler: '',
+      linux: { namespaces: { options: { network: NamespaceMode.POD, ipc: NamespaceMode.POD, pid: NamespaceMode.CONTAINER } } },
+    });
+    expect(found?.network?.ip.startsWith(`${daemon.subnet}.`)).toBe(true);
+    expect(BigInt(found?.created_at ?? 0)).toBeGreaterThan(before);
+
+    const { items } = await daemon.cri.ListPodSandbox({ filter: { label_selector: { 'io.kubernetes.pod.uid': pod.config.metadata.uid } } });
+    expect(items).toMatchObject([{ id: podId, metadata: pod.config.metadata, state: PodSandboxState.SANDBOX_READY, annotations: pod.config.annotations }]);
+    expect((await daemon.cri.ListPodSandbox({ filter: { label_selector: { app: 'other' } } })).items).toEqual([]);
+    expect((await daemon.cri.ListPodSandbox({ filter: { id: podId, state: { state: PodSandboxState.SANDBOX_NOTREADY } } })).items).toEqual([]);
+
+    await remove(podId);
+    await expect(daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId })).rejects.toMatchObject({ code: status.NOT_FOUND });
+  });
+
+  test('a container sees what the kubelet asked for', async () => {
+    const { pod, podId, containerId, container } = await startPod(daemon);
+    expect(await shell(containerId, 'hostname; cat /etc/hostname')).toBe(`${pod.config.metadata.name}\n${pod.config.metadata.name}`);
+    expect(await shell(containerId, 'cat /etc/resolv.conf')).toBe(
+      'search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5',
+    );
+    expect(await shell(containerId, 'cat /etc/hosts')).toContain('Kubernetes-managed');
+    expect(await shell(containerId, 'echo "$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"')).toBe('10.96.0.1:443');
+    expect(await shell(containerId, 'cat /var/run/secrets/kubernetes.io/serviceaccount/token')).toBe('a token');
+    expect(await shell(containerId, 'touch /var/run/secrets/kubernetes.io/serviceaccount/x 2>&1 || true')).toContain('Read-only');
+    expect(await shell(containerId, 'grep -E "^(Seccomp|NoNewPrivs):" /proc/self/status')).toBe('NoNewPrivs:\t0\nSeccomp:\t2');
+    expect(await shell(containerId, 'df -k /dev/shm | tail -n 1 | tr -s " " | cut -d " " -f 2')).toBe('65536');
+    expect(await shell(containerId, 'cat /proc/keys 2>/dev/null | wc -c; echo 1 2>/dev/null >/proc/sys/kernel/domainname || echo denied')).toBe('0\ndenied');
+    expect(await shell(containerId, 'cat /proc/1/comm')).toBe('sleep');
+    expect(await shell(containerId, 'ls /sys/class/net')).toBe('eth0\nlo');
+
+    const found = await containerStatus(containerId);
+    const { image } = await daemon.cri.ImageStatus({ image: { image: BUSYBOX } });
+    expect(found).toMatchObject({
+      metadata: container.metadata,
+      state: ContainerState.CONTAINER_RUNNING,
+      labels: container.labels,
+      annotations: container.annotations,
+      image: { image: BUSYBOX },
+      image_id: image?.id,
+      log_path: join(pod.logDirectory, 'main/0.log'),
+      user: { linux: { uid: '0', gid: '0' } },
+      resources: { linux: { cpu_shares: '102', memory_limit_in_bytes: String(64 * 1024 ** 2) } },
+    });
+    expect(found.image_ref).not.toBe('');
+    expect(found.mounts.find(({ container_path }) => container_path === '/dev/termination-log')?.host_path).toBe(container.mounts?.[2]?.host_path);
+
+    const { containers } = await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId, state: { state: ContainerState.CONTAINER_RUNNING } } });
+    expect(containers).toMatchObject([{ id: containerId, pod_sandbox_id: podId, metadata: container.metadata, annotations: container.annotations }]);
+    await remove(podId);
+    expect((await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId } })).containers).toEqual([]);
+  });
+
+  test('a server in a pod answers at its address and at its host port', async () => {
+    const host = handler === 'crun' ? 18080 : 18081;
+    const { podId } = await startPod(daemon, { hostPorts: [{ container: 80, host }] }, { image: NGINX, name: 'nginx' });
+    const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
+    const page = (address: string) =>
+      until(`an answer from ${address}`, async () => {
+        const response = await fetch(`http://${address}/`).catch(() => undefined);
+        return response?.text();
+      });
+    expect(await page(found?.network?.ip ?? '')).toContain('Welcome to nginx!');
+    expect(await page(`127.0.0.1:${host}`)).toContain('Welcome to nginx!');
+    await remove(podId);
+  });
+
+  test('a static pod of the host network shows the node', async () => {
+    const { podId, containerId } = await startPod(daemon, { hostNetwork: true, name: 'kube-apiserver-node' });
+    const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
+    expect(found?.linux?.namespaces?.options?.network).toBe(NamespaceMode.NODE);
+    expect(found?.network?.ip ?? '').toBe('');
+    expect(await shell(containerId, 'hostname')).toBe(hostname());
+    expect(await shell(containerId, 'cat /etc/resolv.conf')).toBe('search example.net\nnameserver 192.0.2.53');
+    expect(await shell(containerId, 'ls /sys/class/net')).toContain(daemon.network);
+    await remove(podId);
+  });
+
+  test('containers of a pod share processes when it asks for that', async () => {
+    const { podId, containerId } = await startPod(daemon, { shareProcessNamespace: true });
+    expect(await shell(containerId, 'cat /proc/1/comm; cat /proc/[0-9]*/comm')).toMatch(/^(catatonit|pause)\n[\s\S]*sleep/);
+    await remove(podId);
+  });
+
+  test.each([
+    { script: 'exit 0', exit_code: 0, reason: 'Completed' },
+    { script: 'exit 7', exit_code: 7, reason: 'Error' },
+    { script: 'kill -KILL $$', exit_code: 137, reason: 'Error' },
+    { script: 'x=$(head -c 200000000 /dev/zero | tr "\\0" x); echo $x | wc -c', exit_code: 137, reason: 'OOMKilled' },
+  ])('a container that ran "$script" is EXITED with $exit_code, $reason', async ({ script, exit_code, reason }) => {
+    // tr is killed with the shell or alone: the memory limit is the shell's to exceed
+    const { podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', script] });
+    const found = await ended(containerId);
+    expect(found).toMatchObject({ exit_code, reason });
+    expect(BigInt(found.started_at)).toBeGreaterThan(BigInt(found.created_at));
+    expect(BigInt(found.finished_at)).toBeGreaterThan(BigInt(found.started_at));
+    await remove(podId);
+  });
+
+  test('the log has every line of both streams, and partial ones', async () => {
+    const script = `echo out; echo err >&2; echo; printf 'no newline'; head -c 40000 /dev/zero | tr '\\0' x; echo`;
+    const { podId, containerId, logPath } = await startPod(daemon, {}, { command: ['sh', '-c', script] });
+    await ended(containerId);
+    const lines = readLog(logPath);
+    const ofStream = (stream: string) =>
+      lines
+        .filter((line) => line.stream === stream)
+        .map(({ tag, text }) => (tag.startsWith('P') ? text : `${text}\n`))
+        .join('');
+    expect(ofStream('stderr')).toBe('err\n');
+    expect(ofStream('stdout')).toBe(`out\n\nno newline${'x'.repeat(40_000)}\n`);
+    expect(lines.every(({ time }) => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(Z|[+-]\d\d:\d\d)$/.test(time))).toBe(true);
+    await remove(podId);
+  });
+
+  test('ReopenContainerLog() follows a rotation, and loses nothing where there was none', async () => {
+    const { podId, containerId, logPath } = await startPod(daemon, {}, { command: ['sh', '-c', 'i=0; while true; do i=$((i+1)); echo $i; sleep 0.05; done'] });
+    await until('some lines', () => readLog(logPath).length > 3);
+    await daemon.cri.ReopenContainerLog({ container_id: containerId });
+    expect(readLog(logPath).length).toBeGreaterThan(3);
+
+    renameSync(logPath, `${logPath}.20260101-000000`);
+    await daemon.cri.ReopenContainerLog({ container_id: containerId });
+    expect(statSync(logPath).isFile()).toBe(true);
+    await until('lines in the new log', () => readLog(logPath).length > 3);
+    await daemon.cri.StopContainer({ container_id: containerId, timeout: '0' });
+    const numbers = [...readLog(`${logPath}.20260101-000000`), ...readLog(logPath)].map(({ text }) => Number(text));
+    expect(numbers).toEqual(numbers.map((_number, index) => index + 1));
+    await expect(daemon.cri.ReopenContainerLog({ container_id: containerId })).rejects.toMatchObject({ code: status.FAILED_PRECONDITION });
+    await remove(podId);
+  });
+
+  describe('ExecSync()', () => {
+    let podId: string;
+    let containerId: string;
+    beforeAll(async () => {
+      ({ podId, containerId } = await startPod(daemon));
+    });
+    afterAll(() => remove(podId));
+
+    test('gives both streams and the exit code', async () => {
+      const answer = await daemon.cri.ExecSync({ container_id: containerId, cmd: ['sh', '-c', 'echo out; echo err >/dev/stderr; exit 42'] });
+      expect({ ...answer, stdout: answer.stdout.toString(), stderr: answer.stderr.toString() }).toEqual({ stdout: 'out\n', stderr: 'err\n', exit_code: 42 });
+    });
+
+    test('keeps 16 MiB of each stream and takes the rest', async () => {
+      const { stdout, exit_code } = await daemon.cri.ExecSync({ container_id: containerId, cmd: ['sh', '-c', 'head -c 20000000 /dev/zero; exit 3'] });
+      expect({ bytes: stdout.length, exit_code }).toEqual({ bytes: 16 * 1024 ** 2, exit_code: 3 });
+    });
+
+    test('answers DEADLINE_EXCEEDED at its timeout and kills the whole tree', async () => {
+      const script = 'sleep 9001 & (setsid sh -c "sleep 9002" &) ; (sh -c "sleep 9003 &" &); sleep 9004';
+      const asked = daemon.cri.ExecSync({ container_id: containerId, cmd: ['sh', '-c', script], timeout: '1' });
+      await expect(asked).rejects.toMatchObject({ code: status.DEADLINE_EXCEEDED });
+      const left = await shell(containerId, 'for f in /proc/[0-9]*/cmdline; do tr "\\0" " " <$f 2>/dev/null; echo; done | grep -E "^sleep 900[134]" || true');
+      expect(left).toBe('');
+    });
+
+    test('fails for a program that is not there, and for a container that is not there', async () => {
+      await expect(daemon.cri.ExecSync({ container_id: containerId, cmd: ['/no/such/program'] })).rejects.toThrow(/no\/such\/program/);
+      await expect(daemon.cri.ExecSync({ container_id: '0'.repeat(64), cmd: ['true'] })).rejects.toMatchObject({ code: status.NOT_FOUND });
+    });
+  });
+
+  describe('StopContainer()', () => {
+    const stubborn = ['sh', '-c', 'trap "" TERM; while true; do sleep 0.1; done'];
+
+    test("sends the image's stop signal and lets the container end", async () => {
+      const { podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', 'trap "exit 5" TERM; while true; do sleep 0.1; done'] });
+      await daemon.cri.StopContainer({ container_id: containerId, timeout: '60' });
+      expect(await containerStatus(containerId)).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 5 });
+      await daemon.cri.StopContainer({ container_id: containerId, timeout: '60' });
+      await remove(podId);
+    });
+
+    test('kills after the grace period', async () => {
+      const { podId, containerId } = await startPod(daemon, {}, { command: stubborn });
+      await daemon.cri.StopContainer({ container_id: containerId, timeout: '1' });
+      expect(await containerStatus(containerId)).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 137 });
+      await remove(podId);
+    });
+
+    test('is shortened by a later call with a shorter timeout', async () => {
+      const { podId, containerId } = await startPod(daemon, {}, { command: stubborn });
+      const long = daemon.cri.StopContainer({ container_id: containerId, timeout: '600' }, { deadlineMs: 700_000 });
+      await daemon.cri.StopContainer({ container_id: containerId, timeout: '0' });
+      await long;
+      expect(await containerStatus(containerId)).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 137 });
+      await remove(podId);
+    });
+
+    test('succeeds for ids that are not there, as the other verbs that take away do', async () => {
+      const id = '0'.repeat(64);
+      await daemon.cri.StopContainer({ container_id: id, timeout: '1' });
+      await daemon.cri.RemoveContainer({ container_id: id });
+      await daemon.cri.StopPodSandbox({ pod_sandbox_id: id });
+      await daemon.cri.RemovePodSandbox({ pod_sandbox_id: id });
+      await expect(daemon.cri.ContainerStatus({ container_id: id })).rejects.toMatchObject({ code: status.NOT_FOUND });
+    });
+  });
+
+  test('RemoveContainer() takes a running container away, and its record, not its log', async () => {
+    const { podId, containerId, logPath } = await startPod(daemon, {}, { command: ['sh', '-c', 'echo hello; sleep 1000'] });
+    await until('the line', () => readLog(logPath).length > 0);
+    await daemon.cri.RemoveContainer({ container_id: containerId });
+    await expect(daemon.cri.ContainerStatus({ container_id: containerId })).rejects.toMatchObject({ code: status.NOT_FOUND });
+    expect(readLog(logPath).map(({ text }) => text)).toEqual(['hello']);
+    await remove(podId);
+  });
+
+  test('the termination message is in the file that the kubelet reads', async () => {
+    const { podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', 'echo "last words" >/dev/termination-log; exit 1'] });
+    const found = await ended(containerId);
+    const mount = found.mounts.find(({ container_path }) => container_path === '/dev/termination-log');
+    expect(readFileSync(mount?.host_path ?? '', 'utf8')).toBe('last words\n');
+    await remove(podId);
+  });
+
+  test('a program that is not there is an error with its name, and the pod can be used after it', async () => {
+    const pod = makePod(daemon);
+    const podId = await runPod(daemon, pod);
+    await ensureImage(daemon, BUSYBOX);
+    const config = makeContainer(pod, { command: ['/no/such/program'] });
+    const attempt = async (): Promise<void> => {
+      const { container_id } = await daemon.cri.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod.config });
+      await daemon.cri.StartContainer({ container_id });
+    };
+    await expect(attempt()).rejects.toThrow(/no\/such\/program/);
+    const { containers } = await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId } });
+    expect(containers.filter(({ state }) => state !== ContainerState.CONTAINER_EXITED)).toEqual([]);
+    const { containerId } = await startContainer(daemon, pod, podId, { attempt: 1 });
+    expect((await containerStatus(containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
+    await remove(podId);
+  });
+
+  test('user, read-only root and privilege are as asked', async () => {
+    const pod = makePod(daemon);
+    const podId = await runPod(daemon, pod);
+    await ensureImage(daemon, BUSYBOX);
+    const run = async (name: string, security: object): Promise<string> => {
+      const plain = makeContainer(pod, { name });
+      const config = { ...plain, linux: { ...plain.linux, security_context: { ...plain.linux?.security_context, ...security } } };
+      const { container_id } = await daemon.cri.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod.config });
+      await daemon.cri.StartContainer({ container_id });
+      return container_id;
+    };
+    const user = await run('user', { run_as_user: { value: '1000' }, run_as_group: { value: '2000' }, supplemental_groups: ['3000'], no_new_privs: true });
+    expect(await shell(user, 'id -u; id -g; id -G; grep NoNewPrivs /proc/self/status')).toBe('1000\n2000\n2000 3000\nNoNewPrivs:\t1');
+    expect((await containerStatus(user)).user?.linux).toMatchObject({ uid: '1000', gid: '2000' });
+    const frozen = await run('frozen', { readonly_rootfs: true });
+    expect(await shell(frozen, 'touch /x 2>&1 || true')).toContain('Read-only');
+    const privileged = await run('privileged', { privileged: true });
+    expect(await shell(privileged, 'test -w /proc/sys && ls /dev | grep -c . && grep Seccomp: /proc/self/status')).toMatch(/^\d+\nSeccomp:\t0$/);
+    await remove(podId);
+  });
+
+  test('stats of containers and pods are measured', async () => {
+    const { pod, podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', 'head -c 5000000 /dev/zero >/file; while true; do :; done'] });
+    const stats = await until('usage', async () => {
+      const { stats: found } = await daemon.cri.ContainerStats({ container_id: containerId });
+      const written = Number(found?.writable_layer?.used_bytes?.value ?? 0);
+      return Number(found?.cpu?.usage_core_nano_seconds?.value ?? 0) > 0 && written >= 5_000_000 && found;
+    });
+    expect(stats.attributes).toMatchObject({ id: containerId, metadata: { name: 'main' } });
+    expect(Number(stats.memory?.working_set_bytes?.value)).toBeGreaterThan(0);
+    expect(stats.writable_layer?.fs_id?.mountpoint).toMatch(/^\//);
+    const { stats: listed } = await daemon.cri.ListContainerStats({ filter: { label_selector: { 'io.kubernetes.pod.uid': pod.config.metadata.uid } } });
+    expect(listed.map(({ attributes }) => attributes?.id)).toEqual([containerId]);
+    const { stats: podStats } = await daemon.cri.PodSandboxStats({ pod_sandbox_id: podId });
+    expect(podStats?.linux?.network?.default_interface?.name).toBe('eth0');
+    expect(Number(podStats?.linux?.memory?.working_set_bytes?.value)).toBeGreaterThan(0);
+    expect(Number(podStats?.linux?.process?.process_count?.value)).toBeGreaterThan(0);
+    await remove(podId);
+  });
+
+  test('images are pulled by tag and by digest, listed, and removed with all their names', async () => {
+    const image = 'gcr.io/k8s-staging-cri-tools/test-image-1:latest';
+    const { image_ref } = await daemon.cri.PullImage({ image: { image } });
+    const { image: found } = await daemon.cri.ImageStatus({ image: { image } });
+    expect(found).toMatchObject({ id: image_ref, repo_tags: [image] });
+    expect(Number(found?.size)).toBeGreaterThan(0);
+    const [digest = ''] = found?.repo_digests ?? [];
+    expect(digest).toMatch(/^gcr\.io\/k8s-staging-cri-tools\/test-image-1@sha256:[0-9a-f]{64}$/);
+    expect((await daemon.cri.PullImage({ image: { image: digest } })).image_ref).toBe(image_ref);
+    expect((await daemon.cri.ListImages({ filter: { image: { image } } })).images.map(({ id }) => id)).toEqual([image_ref]);
+    await daemon.cri.RemoveImage({ image: { image: image_ref } });
+    expect((await daemon.cri.ImageStatus({ image: { image } })).image).toBeNull();
+    expect((await daemon.cri.ImageStatus({ image: { image: digest } })).image).toBeNull();
+    await daemon.cri.RemoveImage({ image: { image } });
+    await expect(daemon.cri.PullImage({ image: { image: 'gcr.io/k8s-staging-cri-tools/none:latest' } })).rejects.toThrow(/k8s-staging-cri-tools\/none/);
+    const { image_filesystems } = await daemon.cri.ImageFsInfo();
+    expect(image_filesystems[0]?.fs_id?.mountpoint).toMatch(/^\//);
+  });
+
+  test('what is asked for and not known is refused by name', async () => {
+    const pod = makePod(daemon);
+    await expect(daemon.cri.RunPodSandbox({ config: pod.config, runtime_handler: 'nope' })).rejects.toThrow(/nope.*crun.*runc/);
+  });
+
+  test('sysctls of the pod are set in it', async () => {
+    const { podId, containerId } = await startPod(daemon, { sysctls: { 'net.ipv4.ip_unprivileged_port_start': '80', 'kernel.shm_rmid_forced': '1' } });
+    expect(await shell(containerId, 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced')).toBe('80\n1');
+    await remove(podId);
+  });
+
+  test('a hosts file that the container writes to is the pod file itself', async () => {
+    const { pod, podId, containerId } = await startPod(daemon);
+    writeFileSync(join(pod.directory, 'etc-hosts'), '127.0.0.1 changed\n');
+    expect(await shell(containerId, 'cat /etc/hosts')).toBe('127.0.0.1 changed');
+    await remove(podId);
+  });
+});
