@@ -6,6 +6,8 @@
 //                 fail     prints `error` as the specification has it, writes "fake plugin failed" to stderr, exits with 1
 //                 half     ADD sets up, then fails as above; the same as fail for DEL
 //                 hang     starts a child (`sleep`), sets up on ADD, then waits for ever, deaf to TERM
+//                 escape   starts a child in a session of its own that keeps stdout open, then does what ok does and exits;
+//                          the test has to end the child
 //                 garbage  prints text that is not JSON, exits with 0
 //                 crash    writes "panic: fake" to stderr, exits with 2
 //                 empty    prints nothing, exits with 0
@@ -41,11 +43,12 @@ if (verb === 'VERSION') {
 if (conf.delayMs !== undefined) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, conf.delayMs);
 
 const behaviour = misbehavesNow() ? (conf[verb === 'ADD' ? 'onAdd' : 'onDel'] ?? conf.behaviour ?? 'ok') : 'ok';
-const child = behaviour === 'hang' ? spawn('sleep', ['1000'], { stdio: ['ignore', 'inherit', 'inherit'] }).pid : undefined;
+const child = behaviour === 'hang' || behaviour === 'escape' ? startChild() : undefined;
 record();
 
 switch (behaviour) {
   case 'ok':
+  case 'escape':
     setUp();
     if (verb === 'ADD') print(result());
     break;
@@ -80,6 +83,12 @@ switch (behaviour) {
     throw new Error(`fake plugin: no behaviour ${behaviour}`);
 }
 
+function startChild() {
+  const sleeper = spawn('sleep', ['1000'], { stdio: ['ignore', 'inherit', 'inherit'], detached: behaviour === 'escape' });
+  sleeper.unref();
+  return sleeper.pid;
+}
+
 function misbehavesNow() {
   const limit = conf.times?.[verb];
   if (limit === undefined) return true;
@@ -101,7 +110,7 @@ function setUp() {
   if (verb === 'ADD') {
     mkdirSync(conf.leases, { recursive: true });
     writeFileSync(lease, netns);
-  } else if (verb === 'DEL' && behaviour === 'ok') {
+  } else if (verb === 'DEL' && (behaviour === 'ok' || behaviour === 'escape')) {
     rmSync(lease, { force: true });
   }
 }

@@ -43,3 +43,14 @@ test('attach() ends with the reason of the caller’s signal', async () => {
   await expectGone(world.calls());
   expect(await failure(world.cni.attach(planned, { signal: controller.signal }))).toBe(reason);
 });
+
+test('attach() does not wait for ever for a child that left the plugin and keeps its stdout', async () => {
+  await using world = await makeFakeNetwork([{ onAdd: 'escape' }], { addTimeoutMs: 2_000 });
+  const planned = await world.cni.plan(pod);
+  const err = await failure(world.cni.attach(planned, options()));
+  const [call] = await world.calls();
+  process.kill(call?.child ?? Number.NaN, 'SIGKILL');
+  expect(err).toMatchObject({ kind: 'deadlineExceeded', message: 'CNI ADD by plugin fake0 (network pod-net) did not finish within 2 s' });
+  await world.cni.detach(planned, options());
+  expect(await world.leases()).toEqual([]);
+});
