@@ -46,7 +46,7 @@ export interface NetworkStatus {
 /** `onStage` is told which plugin runs now, such as `CNI ADD by plugin bridge`. */
 export interface CallOptions {
   readonly signal: AbortSignal;
-  readonly onStage?: (stage: string) => void;
+  readonly onStage?: ((stage: string) => void) | undefined;
 }
 
 /** The interface in the pod that Kubernetes expects. */
