@@ -112,7 +112,7 @@ function readOptional(path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (err) {
-    if (isErrno(err, 'ENOENT', 'ESRCH')) return '';
+    if (isErrno(err, 'ENOENT', 'ESRCH', 'EACCES', 'EPERM')) return '';
     throw err;
   }
 }
