@@ -28,8 +28,8 @@ export async function readNetStats(pid: number, { procRoot = '/proc' } = {}): Pr
   try {
     text = await readFile(`${procRoot}/${pid}/net/dev`, 'latin1');
   } catch (err) {
-    // EINVAL: a zombie, which has left its namespaces.
-    if (isErrno(err, 'ENOENT', 'ESRCH', 'EINVAL')) return undefined;
+    // ENOENT also for a zombie, which has left its namespaces; ENXIO while the namespace is taken down.
+    if (isErrno(err, 'ENOENT', 'ESRCH', 'ENXIO')) return undefined;
     throw err;
   }
   const interfaces = text.split('\n').slice(2).flatMap(parseInterface);

@@ -47,18 +47,22 @@ export function registerProcessMetrics(registry: Registry): Disposable {
   // One sample per turn of the loop: how long a turn kept everything else waiting. The other mode wakes up by a timer.
   const turns = monitorEventLoopDelay({ samplePerIteration: true });
   turns.enable();
-  new Gauge({
-    name: 'berth_event_loop_turn_seconds',
-    help: 'Length of one turn of the event loop, by quantile, since the scrape before.',
-    labelNames: ['quantile'],
-    registers,
-    collect() {
-      const seconds = (nanoseconds: number): number => (turns.count === 0 ? 0 : nanoseconds / 1e9);
-      this.set({ quantile: '0.5' }, seconds(turns.percentile(50)));
-      this.set({ quantile: '0.99' }, seconds(turns.percentile(99)));
-      this.set({ quantile: '1' }, seconds(turns.max));
-      turns.reset();
-    },
+  const turnGauge = (name: string, what: string, nanoseconds: () => number): void => {
+    new Gauge({
+      name,
+      help: `${what} of the event loop since the scrape before.`,
+      registers,
+      collect() {
+        this.set(turns.count === 0 ? 0 : nanoseconds() / 1e9);
+      },
+    });
+  };
+  turnGauge('berth_event_loop_turn_p99_seconds', '99th percentile of the length of a turn', () => turns.percentile(99));
+  // Collected in the order of registration: the last one begins the next period.
+  turnGauge('berth_event_loop_turn_max_seconds', 'Longest turn', () => {
+    const { max } = turns;
+    turns.reset();
+    return max;
   });
   return {
     [Symbol.dispose]: () => {

@@ -64,7 +64,26 @@ test('the process is measured', async () => {
   expect(await value('process_open_fds')).toBeGreaterThan(3);
   expect(await value('process_cpu_seconds_total')).toBeGreaterThan(0);
   expect(await value('berth_event_loop_active_seconds_total')).toBeGreaterThan(0);
-  expect(await value('berth_event_loop_turn_seconds{quantile="1"}')).toBeGreaterThanOrEqual(0);
+  expect(await value('berth_event_loop_turn_p99_seconds')).toBeGreaterThanOrEqual(0);
+});
+
+test('a turn of the event loop that took long shows at the next scrape, and not at the one after', async () => {
+  using metrics = createMetrics({ version: '1' });
+  const longest = async (): Promise<number> => Number(/^berth_event_loop_turn_max_seconds (.*)$/m.exec(await metrics.registry.metrics())?.[1]);
+  await new Promise((resolve) => setImmediate(resolve));
+  await longest();
+  const until = performance.now() + 200;
+  await new Promise<void>((resolve) =>
+    setImmediate(() => {
+      while (performance.now() < until);
+      resolve();
+    }),
+  );
+  for (let turn = 0; turn < 3; turn += 1) await new Promise((resolve) => setTimeout(resolve, 1));
+  const blocked = await longest();
+  expect(blocked).toBeGreaterThan(0.1);
+  await new Promise((resolve) => setTimeout(resolve, 1));
+  expect(await longest()).toBeLessThan(blocked);
 });
 
 test('two metrics do not share anything', async () => {
