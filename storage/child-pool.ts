@@ -1,4 +1,3 @@
-import type { ChildProcess } from 'node:child_process';
 import { extname, join } from 'node:path';
 import { forkChild } from '#base/exec.ts';
 import { Semaphore } from '#base/lock.ts';
@@ -39,7 +38,7 @@ export class ChildPool implements AsyncDisposable {
    * once the child no longer works on it.
    * @throws {JobError} with the child's own reason.
    */
-  run<Result>(job: { readonly op: string }, signal: AbortSignal): Promise<Result> {
+  run<Result>(job: object, signal: AbortSignal): Promise<Result> {
     return this.#places.run(async () => (await this.#child().run(job, signal, this.#options.cancelBy)) as Result, signal);
   }
 
@@ -67,7 +66,7 @@ function entryPath(name: string): string {
 }
 
 class Child {
-  readonly #process: ChildProcess;
+  readonly #process: ReturnType<typeof forkChild>;
   readonly #jobs = new Map<number, Job>();
   readonly #idleMs: number;
   readonly #gone = Promise.withResolvers<void>();

@@ -52,26 +52,26 @@ export function hostPlatform(): Platform {
 export function parseManifest(text: string, contentType: string, platform: Platform, name: string): { image: ImageManifest } | { next: Descriptor } {
   const refuse = (why: string): CriError => new CriError('invalidArgument', `image ${name} ${why}`);
   const document = asObject(parseJson(text, () => refuse('has a manifest that is not JSON')));
-  if (document['schemaVersion'] === 1) throw refuse('has a manifest of Docker schema 1, which is obsolete: push it again with a current tool');
-  if (document['schemaVersion'] !== 2) throw refuse(`has a manifest of unknown schema version ${quote(document['schemaVersion'])}`);
-  if (document['manifests'] !== undefined && document['layers'] !== undefined) throw refuse('has a manifest that is also an index');
-  const type = typeof document['mediaType'] === 'string' ? document['mediaType'] : (contentType.split(';')[0] ?? '').trim();
+  if (document.schemaVersion === 1) throw refuse('has a manifest of Docker schema 1, which is obsolete: push it again with a current tool');
+  if (document.schemaVersion !== 2) throw refuse(`has a manifest of unknown schema version ${quote(document.schemaVersion)}`);
+  if (document.manifests !== undefined && document.layers !== undefined) throw refuse('has a manifest that is also an index');
+  const type = typeof document.mediaType === 'string' ? document.mediaType : (contentType.split(';')[0] ?? '').trim();
   if (type === TYPE.ociIndex || type === TYPE.dockerList) return { next: choose(document, platform, name) };
   if (type === TYPE.ociManifest || type === TYPE.dockerManifest) return { image: parseImage(document, name, refuse) };
-  if (document['mediaType'] === undefined && Array.isArray(document['manifests'])) return { next: choose(document, platform, name) };
-  if (document['mediaType'] === undefined && Array.isArray(document['layers'])) return { image: parseImage(document, name, refuse) };
+  if (document.mediaType === undefined && Array.isArray(document.manifests)) return { next: choose(document, platform, name) };
+  if (document.mediaType === undefined && Array.isArray(document.layers)) return { image: parseImage(document, name, refuse) };
   throw refuse(`has a manifest of the unknown type ${quote(type)}`);
 }
 
 function parseImage(document: Record<string, unknown>, name: string, refuse: (why: string) => CriError): ImageManifest {
-  const config = asObject(document['config']);
-  if (config['mediaType'] !== TYPE.ociConfig && config['mediaType'] !== TYPE.dockerConfig) {
-    throw refuse(`is an artifact of type ${quote(document['artifactType'] ?? config['mediaType'])}, not a container image`);
+  const config = asObject(document.config);
+  if (config.mediaType !== TYPE.ociConfig && config.mediaType !== TYPE.dockerConfig) {
+    throw refuse(`is an artifact of type ${quote(document.artifactType ?? config.mediaType)}, not a container image`);
   }
-  if (!Array.isArray(document['layers'])) throw refuse('has a manifest without layers');
-  const layers = document['layers'].map((entry) => {
+  if (!Array.isArray(document.layers)) throw refuse('has a manifest without layers');
+  const layers = document.layers.map((entry) => {
     const layer = asObject(entry);
-    const type = String(layer['mediaType']);
+    const type = String(layer.mediaType);
     if (FOREIGN_LAYER_TYPE.test(type)) throw refuse('has a foreign layer, whose bytes no registry holds');
     if (!LAYER_TYPE.test(type)) throw refuse(`has a layer of the unknown type ${quote(type)}`);
     return parseDescriptor(layer, `a layer of image ${name}`);
@@ -81,15 +81,15 @@ function parseImage(document: Record<string, unknown>, name: string, refuse: (wh
 
 /** The first entry for the platform. Entries without a platform are taken only when they are alone. */
 function choose(index: Record<string, unknown>, platform: Platform, name: string): Descriptor {
-  const entries = Array.isArray(index['manifests']) ? index['manifests'].map(asObject) : [];
+  const entries = Array.isArray(index.manifests) ? index.manifests.map(asObject) : [];
   const found = entries.find((entry) => {
-    const { os, architecture } = asObject(entry['platform']);
+    const { os, architecture } = asObject(entry.platform);
     return os === platform.os && architecture === platform.architecture;
   });
-  const entry = found ?? (entries.length === 1 && entries[0]?.['platform'] === undefined ? entries[0] : undefined);
+  const entry = found ?? (entries.length === 1 && entries[0]?.platform === undefined ? entries[0] : undefined);
   if (entry !== undefined) return parseDescriptor(entry, `a manifest of image ${name}`);
   const offered = entries.map((other) => {
-    const { os, architecture } = asObject(other['platform']);
+    const { os, architecture } = asObject(other.platform);
     return `${String(os)}/${String(architecture)}`;
   });
   const known = [...new Set(offered)].filter((text) => !text.includes('unknown') && !text.includes('undefined'));
@@ -97,9 +97,9 @@ function choose(index: Record<string, unknown>, platform: Platform, name: string
 }
 
 function parseDescriptor(value: Record<string, unknown>, what: string): Descriptor {
-  const size = value['size'];
+  const size = value.size;
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) throw new CriError('invalidArgument', `size of ${what} is ${quote(size)}`);
-  return { digest: parseDigest(value['digest'], what), sizeBytes: size };
+  return { digest: parseDigest(value.digest, what), sizeBytes: size };
 }
 
 /** What the config blob of an image says, as far as Berth uses it. */
@@ -115,9 +115,9 @@ export interface ParsedConfig {
 export function parseConfig(text: string, name: string): ParsedConfig {
   const refuse = (why: string): CriError => new CriError('invalidArgument', `image ${name} ${why}`);
   const document = asObject(parseJson(text, () => refuse('has a config that is not JSON')));
-  const diffIds = asObject(document['rootfs'])['diff_ids'];
+  const diffIds = asObject(document.rootfs).diff_ids;
   if (!Array.isArray(diffIds)) throw refuse('has a config without rootfs.diff_ids');
-  const config = asObject(document['config']);
+  const config = asObject(document.config);
   const word = (key: string): string => {
     const value = config[key] ?? '';
     if (typeof value !== 'string') throw refuse(`has a config whose ${key} is ${quote(value)}`);
@@ -129,8 +129,8 @@ export function parseConfig(text: string, name: string): ParsedConfig {
     return value;
   };
   return {
-    os: String(document['os'] ?? ''),
-    architecture: String(document['architecture'] ?? ''),
+    os: String(document.os ?? ''),
+    architecture: String(document.architecture ?? ''),
     diffIds: diffIds.map((diffId) => parseDigest(diffId, `an uncompressed layer of image ${name}`)),
     config: {
       entrypoint: words('Entrypoint'),
@@ -139,8 +139,8 @@ export function parseConfig(text: string, name: string): ParsedConfig {
       user: word('User'),
       workingDir: word('WorkingDir'),
       stopSignal: word('StopSignal'),
-      volumes: Object.keys(asObject(config['Volumes'])),
-      labels: Object.fromEntries(Object.entries(asObject(config['Labels'])).map(([key, value]) => [key, String(value)])),
+      volumes: Object.keys(asObject(config.Volumes)),
+      labels: Object.fromEntries(Object.entries(asObject(config.Labels)).map(([key, value]) => [key, String(value)])),
     },
   };
 }

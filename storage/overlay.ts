@@ -10,15 +10,15 @@ const MAX_STACKED = 16;
 
 /** Options of an overlay for mount(2). `lower` is uppermost first. */
 export function overlayOptions(lower: readonly string[], upper: string, work: string, flags: readonly string[]): string {
-  return [`lowerdir=${lower.map(escapeLower).join(':')}`, `upperdir=${escape(upper)}`, `workdir=${escape(work)}`, ...flags].join(',');
+  return [`lowerdir=${lower.map(escapeLowerDir).join(':')}`, `upperdir=${escapeOption(upper)}`, `workdir=${escapeOption(work)}`, ...flags].join(',');
 }
 
 /** A comma would end the option, a colon the layer. Source: kernel overlayfs, params.c. */
-function escape(path: string): string {
+function escapeOption(path: string): string {
   return path.replace(/[\\,]/g, '\\$&');
 }
 
-function escapeLower(path: string): string {
+function escapeLowerDir(path: string): string {
   return path.replace(/[\\,:]/g, '\\$&');
 }
 
@@ -75,7 +75,7 @@ export async function measureTree(path: string, signal: AbortSignal): Promise<{ 
     signal.throwIfAborted();
     let entries: Awaited<ReturnType<typeof opendir>>;
     try {
-      entries = await opendir(directory as unknown as string, { encoding: 'latin1' as BufferEncoding, bufferSize: 256 });
+      entries = await opendir(directory, { encoding: 'latin1', bufferSize: 256 });
     } catch (err) {
       if (isErrno(err, 'ENOENT', 'ENOTDIR')) return;
       throw err;

@@ -144,14 +144,14 @@ export function parseRegistriesConf(files: readonly { readonly path: string; rea
     } catch (err) {
       throw refuse(describeError(err).split('\n')[0] ?? 'is not TOML');
     }
-    if (table['registries'] !== undefined) throw refuse('is in version 1 of the format; write [[registry]] tables instead');
+    if (table.registries !== undefined) throw refuse('is in version 1 of the format; write [[registry]] tables instead');
     const read = new TableReader(table, refuse);
     if (table['unqualified-search-registries'] !== undefined) search = read.strings('unqualified-search-registries');
     for (const entry of read.tables('registry')) {
       const registry = parseRegistry(new TableReader(entry, refuse), refuse);
       registries.set(registry.prefix, registry);
     }
-    for (const [short, full] of Object.entries(asTable(table['aliases']) ?? {})) {
+    for (const [short, full] of Object.entries(asTable(table.aliases) ?? {})) {
       if (typeof full !== 'string') throw refuse(`alias ${quote(short)} is not a string`);
       aliases.set(short, full);
     }

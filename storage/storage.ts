@@ -1,81 +1,241 @@
+import { existsSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { CriError } from '#base/errors.ts';
+import { Locks } from '#base/lock.ts';
 import type { Log } from '#base/log.ts';
+import { withArchive } from './archive.ts';
+import type { RegistryAuth } from './auth.ts';
+import { ChildPool } from './child-pool.ts';
 import type { ImageId } from './digest.ts';
 import type { Image } from './image.ts';
+import { ImageStore } from './image-store.ts';
+import { type InstallDeps, installImage } from './install.ts';
+import { LayerStore } from './layer-store.ts';
+import { createWritable, measureTree, mountOverlay, unmount, writableDirs } from './overlay.ts';
+import { Puller, toCriError } from './pull.ts';
+import { type ImageReference, parseReference, repositoryName } from './reference.ts';
+import { loadRegistriesConf, RegistriesConf } from './registries-conf.ts';
+import { Staging } from './staging.ts';
+import { Trash } from './trash.ts';
 
+export type { RegistryAuth } from './auth.ts';
 export type { ChainId, Digest, ImageId } from './digest.ts';
 export type { Image, ImageConfig } from './image.ts';
-
-/** Credentials as the CRI's AuthConfig brings them; empty strings where it says nothing. */
-export interface RegistryAuth {
-  readonly username: string;
-  readonly password: string;
-  /** base64 of `user:password`. */
-  readonly auth: string;
-  readonly serverAddress: string;
-  readonly identityToken: string;
-  readonly registryToken: string;
-}
+export { matchesPin } from './pin.ts';
 
 export interface StorageOptions {
+  /** Everything lies below it, on one file system. */
   readonly root: string;
   readonly log: Log;
+  /** Read at each pull, with its drop-ins in `<path>.d`; may be missing. */
   readonly registriesConf: string;
+  /** An `auth.json` for pulls that bring no credentials; empty for none. Read at each pull. */
   readonly globalAuthFile: string;
   readonly maxParallelDownloads: number;
+  /** A connection that receives no byte for so long ends its pull. */
   readonly pullProgressTimeoutMs: number;
+  /** Patterns, see `matchesPin`. */
   readonly pinnedImages: readonly string[];
+  /** HTTPS_PROXY, HTTP_PROXY and NO_PROXY for the pulls; default none. */
   readonly proxyEnv?: Readonly<Record<string, string>>;
   readonly observe?: { layerPulled(bytes: number): void; pulled(outcome: 'success' | 'failure', seconds: number): void };
 }
 
+/** What a directory or the whole store takes on disk. */
+export interface Usage {
+  readonly usedBytes: number;
+  readonly inodesUsed: number;
+}
+
+/** Each downloads several layers at once; two unpack beside it, one for each core of a small node. */
+const UNPACKERS = 2;
+const CHILD_IDLE_MS = 10_000;
+/** Layers of a pull that failed are kept so long for the next try. The kubelet's longest pause is 5 minutes. */
+const UNUSED_LAYERS_MS = 10 * 60_000;
+/** Mount options are one page: from here on layers go by short names. */
+const MANY_LAYERS = 25;
+/** Shorter prefixes of an id are too likely to be meant as a name. */
+const MIN_PREFIX = 3;
+/** Certificates of the node's own authorities, where distributions keep them. Node has only Mozilla's built in. */
+const CERTIFICATE_FILES = ['/etc/ssl/certs/ca-certificates.crt', '/etc/pki/tls/certs/ca-bundle.crt'];
+
+type StorageDeps = InstallDeps & { readonly staging: Staging; readonly unpackers: ChildPool };
+
+/** The door of `storage/`: images in a store, and root filesystems made of them. */
 export class Storage implements AsyncDisposable {
-  static open(_options: StorageOptions): Promise<Storage> {
-    throw later();
+  readonly #options: StorageOptions;
+  readonly #deps: StorageDeps;
+  readonly #fetchers: ChildPool;
+  readonly #trash: Trash;
+  readonly #puller: Puller;
+  #registries = new RegistriesConf([], [], new Map());
+  #sweeping: NodeJS.Timeout | undefined;
+
+  private constructor(options: StorageOptions, parts: { deps: StorageDeps; fetchers: ChildPool; trash: Trash }) {
+    this.#options = options;
+    this.#deps = parts.deps;
+    this.#fetchers = parts.fetchers;
+    this.#trash = parts.trash;
+    this.#puller = new Puller({
+      ...parts.deps,
+      fetchers: parts.fetchers,
+      globalAuthFile: options.globalAuthFile,
+      progressTimeoutMs: options.pullProgressTimeoutMs,
+      registries: () => this.#readRegistries(),
+      layerPulled: (bytes) => options.observe?.layerPulled(bytes),
+      pulled: (outcome, seconds) => options.observe?.pulled(outcome, seconds),
+    });
   }
-  pull(_reference: string, _options: { auth?: RegistryAuth; signal: AbortSignal }): Promise<Image> {
-    throw later();
+
+  /**
+   * Opens the store, or makes a new one. What a crash left half made goes, deleted in the background; a damaged record
+   * or layer costs the images that use it, never the store.
+   */
+  static async open(options: StorageOptions): Promise<Storage> {
+    const { root, log, maxParallelDownloads, proxyEnv } = options;
+    await mkdir(root, { recursive: true, mode: 0o700 });
+    const trash = await Trash.open(join(root, 'trash'), log);
+    const staging = await Staging.open(join(root, 'staging'), trash);
+    const unpackers = new ChildPool({ entry: 'unpack-child', processes: UNPACKERS, jobsEach: 1, cancelBy: 'kill', idleMs: CHILD_IDLE_MS });
+    const authorities = CERTIFICATE_FILES.find((path) => existsSync(path));
+    const env = { ...(authorities === undefined ? {} : { NODE_EXTRA_CA_CERTS: authorities }), ...proxyEnv };
+    const fetchers = new ChildPool({ entry: 'fetch-child', processes: 1, jobsEach: maxParallelDownloads, cancelBy: 'message', idleMs: CHILD_IDLE_MS, env });
+    const layers = await LayerStore.open(root, { staging, trash, unpackers, log });
+    const images = await ImageStore.open(root, { pins: options.pinnedImages, hasLayer: (chainId) => layers.has(chainId), log });
+    await layers.sweep(images.usedLayers());
+    const deps = { root, log, layers, images, staging, unpackers, locks: new Locks() };
+    const storage = new Storage(options, { deps, fetchers, trash });
+    await storage.#readRegistries().catch((err: unknown) => log.warn({ err, path: options.registriesConf }, 'Could not read registries.conf'));
+    return storage;
   }
-  load(_path: string, _options: { signal: AbortSignal; name?: string }): Promise<Image[]> {
-    throw later();
+
+  /** Brings an image here by its name; see `Puller.pull` for the failures. Equal pulls under way are joined. */
+  async pull(reference: string, { auth, signal }: { auth?: RegistryAuth; signal: AbortSignal }): Promise<Image> {
+    try {
+      return await this.#puller.pull(reference, auth, signal);
+    } catch (err) {
+      this.#sweepLater();
+      throw err;
+    }
   }
+
+  /** Brings in the images of a docker archive, an OCI archive or an OCI layout directory. `name` names a single one. */
+  async load(path: string, options: { signal: AbortSignal; name?: string }): Promise<Image[]> {
+    try {
+      const loaded = await withArchive(this.#deps, path, options, (source) => installImage(this.#deps, source, options.signal));
+      // The last state of each: an image with several names has come several times.
+      return [...new Set(loaded.map(({ id }) => id))].flatMap((id) => this.#deps.images.get(id) ?? []);
+    } catch (err) {
+      this.#sweepLater();
+      options.signal.throwIfAborted();
+      throw toCriError(err, `load ${path}`, this.#options.root);
+    }
+  }
+
   images(): readonly Image[] {
-    throw later();
+    return this.#deps.images.list();
   }
-  find(_nameOrId: string): Image | undefined {
-    throw later();
-  }
-  remove(_image: ImageId, _options: { signal: AbortSignal }): Promise<void> {
-    throw later();
-  }
-  fsInfo(): { mountpoint: string; usedBytes: number; inodesUsed: number } {
-    throw later();
-  }
-  lowerDirs(_image: ImageId): string[] {
-    throw later();
-  }
-  createRootfs(_containerDir: string): Promise<void> {
-    throw later();
-  }
-  mountRootfs(_image: ImageId, _containerDir: string, _target: string, _options: { volatile?: boolean } = {}): Promise<void> {
-    throw later();
-  }
-  unmountRootfs(_target: string): Promise<void> {
-    throw later();
-  }
-  writableUsage(_containerDir: string, _signal: AbortSignal): Promise<{ usedBytes: number; inodesUsed: number }> {
-    throw later();
-  }
-  [Symbol.asyncDispose](): Promise<void> {
-    throw later();
-  }
-}
 
-/** `exact`, `prefix*` or `*keyword*`. */
-export function matchesPin(_name: string, _patterns: readonly string[]): boolean {
-  throw later();
-}
+  /** By id (whole, or a prefix that only one image has, with or without `sha256:`) or by name, short or whole. */
+  find(nameOrId: string): Image | undefined {
+    const { images } = this.#deps;
+    const hex = /^(?:sha256:)?([0-9a-f]{1,64})$/.exec(nameOrId)?.[1];
+    if (hex?.length === 64) return images.get(`sha256:${hex}` as ImageId);
+    for (const name of this.#namesOf(nameOrId)) {
+      const repository = repositoryName(name);
+      const found = name.digest === undefined ? images.byTag(`${repository}:${name.tag}`) : images.byDigest(`${repository}@${name.digest}`);
+      if (found !== undefined) return found;
+    }
+    return hex === undefined || hex.length < MIN_PREFIX ? undefined : images.byPrefix(hex);
+  }
 
-function later(): CriError {
-  return new CriError('unimplemented', 'storage is not there yet');
+  /**
+   * Forgets an image and all its names; its layers are freed where no other image has them. Removing what is not there
+   * succeeds. Whether a container uses the image is the caller's to know.
+   */
+  async remove(image: ImageId, { signal }: { signal: AbortSignal }): Promise<void> {
+    const { images, layers, locks } = this.#deps;
+    await using _turn = await locks.acquire(image, signal);
+    await images.delete(image);
+    await layers.sweep(images.usedLayers());
+  }
+
+  /** What images take on disk: a sum of what was counted when they were unpacked. `mountpoint` is the store's root. */
+  fsInfo(): Usage & { readonly mountpoint: string } {
+    const { bytes, inodes } = this.#deps.layers.total();
+    return { mountpoint: this.#options.root, usedBytes: bytes, inodesUsed: inodes };
+  }
+
+  /**
+   * The directories of an image's layers, uppermost first, as overlay wants them.
+   * @throws {CriError} `notFound`.
+   */
+  lowerDirs(image: ImageId): string[] {
+    return this.#deps.layers.directories(this.#image(image).layers);
+  }
+
+  /** Makes the directories of a container's writable layer, `upper` and `work`. */
+  createRootfs(containerDir: string): Promise<void> {
+    return createWritable(containerDir);
+  }
+
+  /**
+   * Mounts an image's layers with the container's own on top at `target`, which must exist.
+   * @throws {CriError} `notFound` when the image is gone; {SysError} from the kernel.
+   */
+  async mountRootfs(image: ImageId, containerDir: string, target: string, { volatile = true }: { volatile?: boolean } = {}): Promise<void> {
+    const { layers } = this.#image(image);
+    const full = this.#deps.layers.directories(layers);
+    const lower = full.length <= MANY_LAYERS ? full : await this.#deps.layers.shortDirectories(layers);
+    await mountOverlay(lower, containerDir, target, { volatile });
+  }
+
+  /** Takes a root filesystem down, lazily if it is in use. Safe to repeat. */
+  unmountRootfs(target: string): Promise<void> {
+    return unmount(target);
+  }
+
+  /** Walks a container's writable layer: for the background only. */
+  writableUsage(containerDir: string, signal: AbortSignal): Promise<Usage> {
+    return measureTree(writableDirs(containerDir).upper, signal);
+  }
+
+  /** Ends pulls and children. What they had half made goes at the next start, if not at once. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearTimeout(this.#sweeping);
+    await this.#puller[Symbol.asyncDispose]();
+    await this.#deps.layers[Symbol.asyncDispose]();
+    await this.#fetchers[Symbol.asyncDispose]();
+    await this.#deps.unpackers[Symbol.asyncDispose]();
+    await this.#trash[Symbol.asyncDispose]();
+  }
+
+  #image(id: ImageId): Image {
+    const image = this.#deps.images.get(id);
+    if (image === undefined) throw new CriError('notFound', `image ${id} is not in the store`);
+    return image;
+  }
+
+  #namesOf(text: string): ImageReference[] {
+    try {
+      return this.#registries.candidates(parseReference(text));
+    } catch (err) {
+      if (err instanceof CriError) return []; // no name of any image
+      throw err;
+    }
+  }
+
+  async #readRegistries(): Promise<RegistriesConf> {
+    this.#registries = await loadRegistriesConf(this.#options.registriesConf);
+    return this.#registries;
+  }
+
+  #sweepLater(): void {
+    const { layers, images, log } = this.#deps;
+    this.#sweeping ??= setTimeout(() => {
+      this.#sweeping = undefined;
+      layers.sweep(images.usedLayers()).catch((err: unknown) => log.warn({ err }, 'Could not free layers'));
+    }, UNUSED_LAYERS_MS).unref();
+  }
 }

@@ -46,12 +46,12 @@ export interface TokenRequest {
  * @throws {JobError} `unauthorised` when it refuses; the message has no credential in it.
  */
 export async function fetchToken(http: HttpClient, { challenge, credentials, scope, insecure, idleMs, signal }: TokenRequest): Promise<string> {
-  const realm = URL.parse(challenge.parameters['realm'] ?? '');
+  const realm = URL.parse(challenge.parameters.realm ?? '');
   if (realm === null || !/^https?:$/.test(realm.protocol)) throw new JobError('other', 'registry asks for a token without saying where to get one');
   if (realm.protocol === 'http:' && !insecure)
     throw new JobError('refused', `token server ${realm.origin} is asked for over plain HTTP by a registry that is not marked insecure`);
-  const service = challenge.parameters['service'] ?? '';
-  const wanted = challenge.parameters['scope'] ?? scope;
+  const service = challenge.parameters.service ?? '';
+  const wanted = challenge.parameters.scope ?? scope;
   const headers: Record<string, string> = { accept: 'application/json' };
   let body: string | undefined;
   if (credentials.kind === 'identity') {
@@ -60,7 +60,7 @@ export async function fetchToken(http: HttpClient, { challenge, credentials, sco
   } else {
     if (service !== '') realm.searchParams.set('service', service);
     for (const one of wanted.split(' ').filter(Boolean)) realm.searchParams.append('scope', one);
-    if (credentials.kind === 'basic') headers['authorization'] = basicHeader(credentials.username, credentials.password);
+    if (credentials.kind === 'basic') headers.authorization = basicHeader(credentials.username, credentials.password);
   }
   const response = await http.send(realm, { headers, insecure, idleMs, signal, ...(body === undefined ? {} : { method: 'POST', body }) });
   const where = `token server ${realm.host}`;

@@ -1,0 +1,215 @@
+import { readFileSync } from 'node:fs';
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { syncDirectory, writeFileAtomic } from '#base/atomic-file.ts';
+import { describeError } from '#base/errors.ts';
+import { Locks } from '#base/lock.ts';
+import type { Log } from '#base/log.ts';
+import { type ChainId, hexOf, type ImageId, isDigest } from './digest.ts';
+import type { Image, ImageConfig } from './image.ts';
+import { matchesPin } from './pin.ts';
+
+/** An image as its file has it, without what is derived. */
+export interface ImageRecord {
+  readonly version: 1;
+  readonly id: ImageId;
+  readonly repoTags: readonly string[];
+  readonly repoDigests: readonly string[];
+  readonly sizeBytes: number;
+  readonly layers: readonly ChainId[];
+  readonly os: string;
+  readonly architecture: string;
+  readonly config: ImageConfig;
+  /** When its names last changed, in ms since 1970. Of two records with one tag, after a crash, the later has it. */
+  readonly namedAt: number;
+}
+
+/** Names that an image gets. */
+export interface ImageNames {
+  readonly tag: string | undefined;
+  /** `registry/repository@sha256:…`. */
+  readonly digest: string | undefined;
+}
+
+const EVER = new AbortController().signal;
+
+/** What images there are: one file each in `images/`, their config blobs in `blobs/`, all of it in memory. */
+export class ImageStore {
+  readonly #dir: string;
+  readonly #blobs: string;
+  readonly #pins: readonly string[];
+  readonly #images = new Map<ImageId, Image>();
+  readonly #tags = new Map<string, ImageId>();
+  readonly #digests = new Map<string, ImageId>();
+  /** One writer at a time: a tag moves between two records. */
+  readonly #writing = new Locks();
+  #list: readonly Image[] | undefined;
+
+  private constructor(root: string, pins: readonly string[]) {
+    this.#dir = join(root, 'images');
+    this.#blobs = join(root, 'blobs');
+    this.#pins = pins;
+  }
+
+  /** Loads all records. A damaged one, or one whose layers or config are gone, costs that image only. */
+  static async open(root: string, options: { pins: readonly string[]; hasLayer(chainId: ChainId): boolean; log: Log }): Promise<ImageStore> {
+    const store = new ImageStore(root, options.pins);
+    await mkdir(store.#dir, { recursive: true, mode: 0o700 });
+    await mkdir(store.#blobs, { recursive: true, mode: 0o700 });
+    const blobs = new Set(await readdir(store.#blobs));
+    const records: ImageRecord[] = [];
+    for (const name of await readdir(store.#dir)) {
+      const path = join(store.#dir, name);
+      try {
+        const record = parseRecord(await readFile(path, 'utf8'), name);
+        if (!blobs.has(hexOf(record.id))) throw new Error('its config is gone');
+        if (!record.layers.every((layer) => options.hasLayer(layer))) throw new Error('a layer of it is gone');
+        records.push(record);
+      } catch (err) {
+        options.log.warn({ path, reason: describeError(err) }, 'Dropped damaged image');
+        await rm(path, { force: true, recursive: true });
+      }
+    }
+    for (const record of records.sort((a, b) => a.namedAt - b.namedAt)) store.#remember(record);
+    for (const name of blobs) if (!store.#images.has(`sha256:${name}` as ImageId)) await rm(join(store.#blobs, name), { force: true, recursive: true });
+    return store;
+  }
+
+  list(): readonly Image[] {
+    this.#list ??= [...this.#images.values()];
+    return this.#list;
+  }
+
+  get(id: ImageId): Image | undefined {
+    return this.#images.get(id);
+  }
+
+  byTag(tag: string): Image | undefined {
+    return this.#lookUp(this.#tags.get(tag));
+  }
+
+  byDigest(digest: string): Image | undefined {
+    return this.#lookUp(this.#digests.get(digest));
+  }
+
+  /** The only image whose id begins with these hex digits. */
+  byPrefix(hex: string): Image | undefined {
+    const found = this.list().filter(({ id }) => hexOf(id).startsWith(hex));
+    return found.length === 1 ? found[0] : undefined;
+  }
+
+  /** Where the config blob of an image lies. */
+  configPath(id: ImageId): string {
+    return join(this.#blobs, hexOf(id));
+  }
+
+  /** Every layer of every image. */
+  usedLayers(): Set<ChainId> {
+    return new Set(this.list().flatMap(({ layers }) => layers));
+  }
+
+  /**
+   * Adds an image, or names to one that is there. Its layers must be on disk for good. A tag that another image has
+   * moves here; that one keeps its digests.
+   */
+  async put(image: Omit<ImageRecord, 'version' | 'namedAt' | 'repoTags' | 'repoDigests'>, { tag, digest }: ImageNames): Promise<Image> {
+    await using _writer = await this.#writing.acquire('', EVER);
+    const old = this.#images.get(image.id);
+    const loser = tag === undefined ? undefined : this.byTag(tag);
+    const record: ImageRecord = {
+      version: 1,
+      ...image,
+      repoTags: added(old?.repoTags, tag),
+      repoDigests: added(old?.repoDigests, digest),
+      namedAt: Date.now(),
+    };
+    const isSame = old !== undefined && old.repoTags.length === record.repoTags.length && old.repoDigests.length === record.repoDigests.length;
+    if (isSame) return old;
+    await this.#write(record);
+    const result = this.#remember(record);
+    if (loser !== undefined && loser.id !== image.id) await this.#write(recordOf(this.#images.get(loser.id) ?? loser));
+    return result;
+  }
+
+  /** Forgets an image with all its names. */
+  async delete(id: ImageId): Promise<void> {
+    await using _writer = await this.#writing.acquire('', EVER);
+    const image = this.#images.get(id);
+    if (image === undefined) return;
+    await rm(join(this.#dir, `${hexOf(id)}.json`), { force: true });
+    await syncDirectory(this.#dir);
+    this.#images.delete(id);
+    this.#list = undefined;
+    for (const tag of image.repoTags) this.#tags.delete(tag);
+    for (const digest of image.repoDigests) this.#digests.delete(digest);
+    await rm(this.configPath(id), { force: true });
+  }
+
+  #lookUp(id: ImageId | undefined): Image | undefined {
+    return id === undefined ? undefined : this.#images.get(id);
+  }
+
+  async #write(record: ImageRecord): Promise<void> {
+    await writeFileAtomic(join(this.#dir, `${hexOf(record.id)}.json`), JSON.stringify(record));
+  }
+
+  #remember(record: ImageRecord): Image {
+    for (const tag of record.repoTags) {
+      const loser = this.byTag(tag);
+      if (loser !== undefined && loser.id !== record.id) {
+        this.#images.set(loser.id, this.#imageOf({ ...recordOf(loser), repoTags: loser.repoTags.filter((other) => other !== tag) }));
+      }
+      this.#tags.set(tag, record.id);
+    }
+    for (const digest of record.repoDigests) this.#digests.set(digest, record.id);
+    const image = this.#imageOf(record);
+    this.#images.set(record.id, image);
+    this.#list = undefined;
+    return image;
+  }
+
+  #imageOf({ version: _version, namedAt: _namedAt, ...record }: ImageRecord): Image {
+    const path = this.configPath(record.id);
+    return {
+      ...record,
+      pinned: [...record.repoTags, ...record.repoDigests].some((name) => matchesPin(name, this.#pins)),
+      get rawConfig(): string {
+        return readFileSync(path, 'utf8');
+      },
+    };
+  }
+}
+
+function recordOf({ id, repoTags, repoDigests, sizeBytes, layers, os, architecture, config }: Image): ImageRecord {
+  return { version: 1, id, repoTags, repoDigests, sizeBytes, layers, os, architecture, config, namedAt: Date.now() };
+}
+
+function added(names: readonly string[] | undefined, name: string | undefined): readonly string[] {
+  const all = names ?? [];
+  return name === undefined || all.includes(name) ? all : [...all, name];
+}
+
+/** @throws {Error} where a field is missing or of another type. */
+function parseRecord(text: string, fileName: string): ImageRecord {
+  const record = JSON.parse(text) as ImageRecord;
+  const isList = (value: unknown): boolean => Array.isArray(value) && value.every((item) => typeof item === 'string');
+  const { config } = record;
+  const isWhole =
+    record.version === 1 &&
+    isDigest(record.id) &&
+    fileName === `${hexOf(record.id)}.json` &&
+    isList(record.repoTags) &&
+    isList(record.repoDigests) &&
+    isList(record.layers) &&
+    record.layers.every(isDigest) &&
+    Number.isSafeInteger(record.sizeBytes) &&
+    typeof record.namedAt === 'number' &&
+    typeof record.os === 'string' &&
+    typeof record.architecture === 'string' &&
+    [config?.entrypoint, config?.cmd, config?.env, config?.volumes].every(isList) &&
+    [config.user, config.workingDir, config.stopSignal].every((word) => typeof word === 'string') &&
+    typeof config.labels === 'object' &&
+    config.labels !== null;
+  if (!isWhole) throw new Error('its record is not whole');
+  return record;
+}
