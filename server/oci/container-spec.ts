@@ -1,9 +1,20 @@
-import type { ContainerConfig, PodSandboxConfig } from '../../proto/cri.ts';
+import { posix } from 'node:path';
+import { CriError } from '#base/errors.ts';
+import { type ContainerConfig, NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
+import { resolveCapabilities } from './capabilities.ts';
+import { bindMount, defaultMounts, mergeMounts } from './default-mounts.ts';
+import { deviceRules, hostDevices, type ResolvedDevice, resolveDevices } from './devices.ts';
+import { buildEnvironment } from './environment.ts';
 import type { HostFacts } from './host-facts.ts';
-import type { MountFeatures, ResolvedMount } from './mounts.ts';
-import type { ImageVolume } from './rootfs.ts';
-import type { OciDevice, OciSpec, SeccompProfile } from './spec.ts';
-import type { ResolvedUser } from './user.ts';
+import { appArmorProfile } from './lsm.ts';
+import { type MountFeatures, type ResolvedMount, resolveMounts } from './mounts.ts';
+import { joinedNamespaces, pidMode } from './namespaces.ts';
+import { clampOomScore } from './oom-score.ts';
+import { toOciResources } from './resources.ts';
+import { ensureDirectory, ensureVolumes, type ImageVolume, writePasswd } from './rootfs.ts';
+import { loadSeccompProfile, seccompChoice } from './seccomp.ts';
+import type { OciLinux, OciMount, OciNamespace, OciProcess, OciResources, OciSpec, SeccompProfile } from './spec.ts';
+import { type ResolvedUser, resolveUser } from './user.ts';
 
 /** What an image says about its process. */
 export interface ImageConfig {
@@ -14,7 +25,6 @@ export interface ImageConfig {
   /** `name`, `uid`, `name:group`, `uid:gid` or empty. */
   readonly user: string;
   readonly workingDir: string;
-  readonly stopSignal: string;
   readonly volumes: readonly string[];
 }
 
@@ -66,30 +76,190 @@ export interface ContainerSpecInput {
 export interface ResolvedContainer {
   readonly user: ResolvedUser;
   readonly mounts: readonly ResolvedMount[];
-  readonly devices: readonly OciDevice[];
+  readonly devices: readonly ResolvedDevice[];
   readonly seccomp: SeccompProfile | undefined;
   readonly volumes: readonly ImageVolume[];
 }
 
 export interface BuiltSpec {
   readonly spec: OciSpec;
-  /** Asked for, known, but not in the daemon's bounding set. */
+  /** Asked for by name, but not the daemon's to give. */
   readonly droppedCapabilities: readonly string[];
   /** Set when oom_score_adj could not be as low as asked. */
   readonly clampedOomScoreAdj: { readonly asked: number; readonly given: number } | undefined;
 }
 
-/** Looks up everything of a request that lies outside it, and prepares the rootfs (working directory, volumes, passwd entries). */
-export function resolveContainer(_input: ContainerSpecInput): Promise<ResolvedContainer> {
-  throw new Error('not written yet');
+const SECURITY = 'config.linux.security_context';
+
+/**
+ * Looks up what of a request lies outside it, then makes in the rootfs what the container needs there: its working
+ * directory, the image's volumes, a passwd line for its user. Makes missing mount sources on the host.
+ * @throws {CriError} naming the field.
+ */
+export async function resolveContainer(input: ContainerSpecInput): Promise<ResolvedContainer> {
+  const { config, image, rootfs } = input;
+  const security = config.linux?.security_context ?? null;
+  const allDevices = security?.privileged === true && !input.privilegedWithoutHostDevices;
+  const [user, mounts, requestedDevices, nodeDevices, seccomp] = await Promise.all([
+    resolveUser(rootfs, image.user, security),
+    resolveMounts(config.mounts, input.features),
+    resolveDevices(config.devices),
+    allDevices ? hostDevices() : [],
+    loadSeccomp(input),
+  ]);
+  const requestedPaths = new Set(requestedDevices.map(({ device }) => device.path));
+  const devices = [...nodeDevices.filter(({ device }) => !requestedPaths.has(device.path)), ...requestedDevices];
+  ensureDirectory(rootfs, workingDirectory(config, image));
+  const volumes = ensureVolumes(rootfs, image.volumes);
+  if (user.newPasswd !== undefined) writePasswd(rootfs, user.newPasswd);
+  return { user, mounts, devices, seccomp, volumes };
 }
 
 /** The OCI spec of a container. Pure. */
-export function buildContainerSpec(_input: ContainerSpecInput, _resolved: ResolvedContainer): BuiltSpec {
-  throw new Error('not written yet');
+export function buildContainerSpec(input: ContainerSpecInput, resolved: ResolvedContainer): BuiltSpec {
+  const { config, host, rootfs } = input;
+  const security = config.linux?.security_context ?? null;
+  const capabilities = capabilitiesOf(input);
+  const askedScore = Number(config.linux?.resources?.oom_score_adj ?? 0);
+  const oomScoreAdj = clampOomScore(askedScore, host);
+  const apparmor = security?.privileged === true ? unconfined(host) : appArmorProfile(SECURITY, security, host);
+  const process: OciProcess = {
+    terminal: config.tty,
+    user: { uid: resolved.user.uid, gid: resolved.user.gid, additionalGids: resolved.user.additionalGids },
+    args: containerArgs(config, input.image),
+    env: buildEnvironment({
+      defaults: input.defaults.defaultEnv,
+      image: input.image.env,
+      request: config.envs,
+      hostname: input.sandbox.hostname,
+      home: resolved.user.home,
+      tty: config.tty,
+    }),
+    cwd: workingDirectory(config, input.image),
+    capabilities: capabilities.sets,
+    noNewPrivileges: security?.no_new_privs ?? false,
+    oomScoreAdj,
+    ...(apparmor === undefined ? {} : { apparmorProfile: apparmor }),
+  };
+  const spec: OciSpec = {
+    ociVersion: '1.0.2',
+    process,
+    root: { path: rootfs, readonly: security?.readonly_rootfs ?? false },
+    // Joined UTS namespaces have their name already; runtimes that are no containers (Kata, gVisor) learn it here.
+    ...(input.sandbox.namespaces.uts === undefined ? {} : { hostname: input.sandbox.hostname }),
+    mounts: containerMounts(input, resolved),
+    linux: containerLinux(input, resolved),
+  };
+  return {
+    spec,
+    droppedCapabilities: capabilities.dropped,
+    clampedOomScoreAdj: oomScoreAdj === askedScore ? undefined : { asked: askedScore, given: oomScoreAdj },
+  };
 }
 
-/** The command line: command replaces the image's entrypoint and cmd, args alone replace its cmd. */
-export function containerArgs(_config: ContainerConfig, _image: ImageConfig): readonly string[] {
-  throw new Error('not written yet');
+/**
+ * The command line: command replaces the image's entrypoint and cmd, args alone replace its cmd.
+ * @throws {CriError} `invalidArgument` when neither says what to run.
+ */
+export function containerArgs(config: Pick<ContainerConfig, 'command' | 'args'>, image: Pick<ImageConfig, 'entrypoint' | 'cmd'>): readonly string[] {
+  const args = config.command.length > 0 ? [...config.command, ...config.args] : [...image.entrypoint, ...(config.args.length > 0 ? config.args : image.cmd)];
+  if (args[0] === undefined || args[0] === '') throw new CriError('invalidArgument', 'config.command: is empty, and the image names no command either');
+  return args;
+}
+
+/** The request's, else the image's, else `/`; always absolute. */
+export function workingDirectory(config: Pick<ContainerConfig, 'working_dir'>, image: Pick<ImageConfig, 'workingDir'>): string {
+  return posix.resolve('/', config.working_dir === '' ? image.workingDir : config.working_dir);
+}
+
+function capabilitiesOf({ config, defaults, host }: ContainerSpecInput): ReturnType<typeof resolveCapabilities> {
+  const security = config.linux?.security_context ?? null;
+  return resolveCapabilities(security?.capabilities ?? null, security?.privileged ?? false, defaults.defaultCapabilities, host);
+}
+
+async function loadSeccomp(input: ContainerSpecInput): Promise<SeccompProfile | undefined> {
+  const security = input.config.linux?.security_context ?? null;
+  if (security?.privileged === true) return undefined;
+  return await loadSeccompProfile({
+    choice: seccompChoice(SECURITY, security),
+    capabilities: capabilitiesOf(input).sets.bounding,
+    host: input.host,
+    defaultProfile: input.defaults.seccompProfile,
+  });
+}
+
+/** Written out, because a child otherwise keeps the daemon's own profile. */
+function unconfined(host: HostFacts): string | undefined {
+  return host.apparmor ? 'unconfined' : undefined;
+}
+
+function containerMounts({ config, sandbox }: ContainerSpecInput, { mounts, volumes }: ResolvedContainer): readonly OciMount[] {
+  const security = config.linux?.security_context;
+  const readonlyRootfs = security?.readonly_rootfs ?? false;
+  const defaults = defaultMounts({
+    privileged: security?.privileged ?? false,
+    readonlyRootfs,
+    resolvConf: sandbox.resolvConf,
+    hostnameFile: sandbox.hostnameFile,
+    shmDir: sandbox.shmDir,
+    hostNetwork: sandbox.namespaces.network === undefined,
+  });
+  return mergeMounts([...defaults, ...(readonlyRootfs ? volumeMounts(volumes) : [])], mounts.map(toOciMount));
+}
+
+/**
+ * An image's volume is the image's own directory in the container's writable layer, so it keeps its content, counts
+ * as ephemeral storage and goes with the container. Under a read-only root a bind of it on itself keeps it writable.
+ */
+function volumeMounts(volumes: readonly ImageVolume[]): readonly OciMount[] {
+  return volumes.map(({ containerPath, hostPath }) => bindMount(hostPath, posix.resolve('/', containerPath), ['rw']));
+}
+
+function toOciMount(mount: ResolvedMount): OciMount {
+  const access = mount.recursiveReadOnly ? 'rro' : mount.readonly ? 'ro' : 'rw';
+  return { destination: mount.containerPath, type: 'bind', source: mount.source, options: ['rbind', mount.propagation, access, ...mount.flags] };
+}
+
+function containerLinux(input: ContainerSpecInput, { mounts, devices, seccomp }: ResolvedContainer): OciLinux {
+  const security = input.config.linux?.security_context;
+  const privileged = security?.privileged ?? false;
+  // A mount event crosses the container's root only where that root takes part in propagation.
+  const propagations = new Set(mounts.map(({ propagation }) => propagation));
+  const rootfsPropagation = propagations.has('rshared') ? 'rshared' : propagations.has('rslave') ? 'rslave' : undefined;
+  return {
+    namespaces: containerNamespaces(input, privileged),
+    cgroupsPath: input.cgroupsPath,
+    resources: containerResources(input, devices, privileged),
+    devices: devices.map(({ device }) => device),
+    // The kubelet sends both lists for privileged containers too; an empty one is procMount Unmasked.
+    maskedPaths: privileged ? [] : (security?.masked_paths ?? []),
+    readonlyPaths: privileged ? [] : (security?.readonly_paths ?? []),
+    ...(rootfsPropagation === undefined ? {} : { rootfsPropagation }),
+    ...(seccomp === undefined ? {} : { seccomp }),
+  };
+}
+
+function containerNamespaces({ config, sandbox, host }: ContainerSpecInput, privileged: boolean): readonly OciNamespace[] {
+  const { pid } = sandbox.namespaces;
+  const mode = pidMode(config, sandbox.config);
+  if ((mode === NamespaceMode.POD || mode === NamespaceMode.TARGET) && pid === undefined) {
+    throw new CriError('failedPrecondition', `${SECURITY}.namespace_options.pid: there is no PID namespace to join`);
+  }
+  const namespaces: OciNamespace[] = [{ type: 'mount' }];
+  if (mode !== NamespaceMode.NODE) namespaces.push(mode === NamespaceMode.CONTAINER || pid === undefined ? { type: 'pid' } : { type: 'pid', path: pid });
+  namespaces.push(...joinedNamespaces(sandbox.namespaces));
+  // On v1 the hierarchies were always visible, and monitoring agents count on it; a privileged one manages the host's. Source: KEP-2254.
+  if (host.cgroupV2 && !privileged) namespaces.push({ type: 'cgroup' });
+  return namespaces;
+}
+
+function containerResources(input: ContainerSpecInput, devices: readonly ResolvedDevice[], privileged: boolean): OciResources {
+  const { defaults, host, config } = input;
+  const allDevices = privileged && !input.privilegedWithoutHostDevices;
+  return {
+    ...toOciResources(config.linux?.resources ?? null, host),
+    // Runtimes add /dev/null and its like themselves.
+    devices: allDevices ? [{ allow: true, access: 'rwm' }] : [{ allow: false, access: 'rwm' }, ...deviceRules(devices)],
+    ...(defaults.pidsLimit > 0 ? { pids: { limit: defaults.pidsLimit } } : {}),
+  };
 }

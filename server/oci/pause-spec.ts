@@ -1,26 +1,82 @@
-import type { PodSandboxConfig } from '../../proto/cri.ts';
+import { NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
 import type { HostFacts } from './host-facts.ts';
-import type { OciSpec } from './spec.ts';
+import { appArmorProfile } from './lsm.ts';
+import { joinedNamespaces } from './namespaces.ts';
+import { clampOomScore } from './oom-score.ts';
+import type { OciNamespace, OciSpec } from './spec.ts';
 
 export interface PauseSpecInput {
   readonly id: string;
+  /** Has passed `validateSandboxConfig`. */
   readonly config: PodSandboxConfig;
   /** Paths to join; `undefined` where the pod shares the node's. */
   readonly namespaces: { readonly network?: string | undefined; readonly ipc?: string | undefined; readonly uts?: string | undefined };
-  /** Empty sets none. */
+  /** The pod's, which a joined UTS namespace has already. */
   readonly hostname: string;
   readonly args: readonly string[];
   /** `NAME=value`. */
   readonly env: readonly string[];
-  /** A directory that any number of pauses share: it is never written to. It holds `proc` and `dev`. */
+  /** A directory that any number of pauses share: nothing is written to it. It holds `proc` and `dev`. */
   readonly rootfs: string;
   readonly cgroupsPath: string;
   readonly host: HostFacts;
-  /** Default 65535:65535, whom nobody else is. */
+  /** Default 65535:65535, whom no image has. */
   readonly user?: { readonly uid: number; readonly gid: number };
 }
 
-/** The OCI spec of a pod's pause process. */
-export function buildPauseSpec(_input: PauseSpecInput): OciSpec {
-  throw new Error('not written yet');
+/** The kubelet's own score for it: nearly last to go, after the daemons of the node. */
+const PAUSE_OOM_SCORE = -998;
+
+/** The least a cgroup can have: it sleeps. */
+const PAUSE_CPU_SHARES = 2;
+
+const NOBODY_ELSE = { uid: 65_535, gid: 65_535 };
+
+/**
+ * The OCI spec of a pod's pause process. Pure. The pod's sysctls are set where its namespaces are made, not here.
+ *
+ * No seccomp filter, though the kubelet asks RuntimeDefault for every pod: it would be compiled anew for each (some
+ * 2 ms with crun) to guard a program that is the runtime's own, sleeps, and reads nothing of the pod's. What guards it is
+ * having nothing: no capability, no way to gain one, no writable file, no device, a user of its own.
+ */
+export function buildPauseSpec(input: PauseSpecInput): OciSpec {
+  const security = input.config.linux?.security_context ?? null;
+  const apparmor = appArmorProfile('config.linux.security_context', security, input.host);
+  const { uid, gid } = input.user ?? NOBODY_ELSE;
+  const none: readonly string[] = [];
+  return {
+    ociVersion: '1.0.2',
+    process: {
+      terminal: false,
+      user: { uid, gid, additionalGids: [gid] },
+      args: input.args,
+      env: input.env,
+      cwd: '/',
+      capabilities: { bounding: none, effective: none, permitted: none, inheritable: none, ambient: none },
+      noNewPrivileges: true,
+      oomScoreAdj: clampOomScore(PAUSE_OOM_SCORE, input.host),
+      ...(apparmor === undefined ? {} : { apparmorProfile: apparmor }),
+    },
+    root: { path: input.rootfs, readonly: true },
+    ...(input.namespaces.uts === undefined || input.hostname === '' ? {} : { hostname: input.hostname }),
+    // crun and runc need /proc while they set up; without a /dev of its own they would make device nodes in the shared directory.
+    mounts: [
+      { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+      { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'noexec', 'mode=755', 'size=64k'] },
+    ],
+    linux: {
+      namespaces: pauseNamespaces(input),
+      cgroupsPath: input.cgroupsPath,
+      resources: { devices: [{ allow: false, access: 'rwm' }], cpu: { shares: PAUSE_CPU_SHARES } },
+      maskedPaths: ['/proc/kcore', '/proc/keys', '/proc/timer_list'],
+      readonlyPaths: ['/proc/sys', '/proc/sysrq-trigger'],
+    },
+  };
+}
+
+function pauseNamespaces({ config, namespaces: paths }: PauseSpecInput): readonly OciNamespace[] {
+  const namespaces: OciNamespace[] = [{ type: 'mount' }];
+  // Its PID namespace is the one that mode POD means.
+  if (config.linux?.security_context?.namespace_options?.pid !== NamespaceMode.NODE) namespaces.push({ type: 'pid' });
+  return [...namespaces, ...joinedNamespaces(paths)];
 }

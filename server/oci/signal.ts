@@ -1,20 +1,47 @@
-/** The number of a CRI `Signal`; `undefined` for SIGNAL_RUNTIME_DEFAULT. */
-export function criSignalNumber(_signal: number): number | undefined {
-  throw new Error('not written yet');
+import { constants } from 'node:os';
+import { Signal } from '../../proto/cri.ts';
+
+/** glibc's real-time range: the first two of the kernel's are its own. Source: signal(7). */
+const SIGRTMIN = 34;
+const SIGRTMAX = 64;
+const SIGTERM = 15;
+
+/** The number of a CRI `Signal`; `undefined` for SIGNAL_RUNTIME_DEFAULT and for values that the API does not have. */
+export function criSignalNumber(signal: number): number | undefined {
+  const key = (Object.keys(Signal) as (keyof typeof Signal)[]).find((name) => Signal[name] === signal);
+  // Only the numbers of this enum are stable, its names changed with CRI 1.37; here they are this repository's own.
+  return key === undefined ? undefined : parseSignal(key.replace('SIGNAL_', '').replace('PLUS', '+').replace('MINUS', '-'));
 }
-/** The number of an image's StopSignal: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`. `undefined` when empty or unknown. */
-export function parseSignal(_text: string): number | undefined {
-  throw new Error('not written yet');
+
+/** The CRI `Signal` of a number, for ContainerStatus.stop_signal; SIGNAL_RUNTIME_DEFAULT where the API has none. */
+export function criSignal(number: number): Signal {
+  return Object.values(Signal).find((signal) => criSignalNumber(signal) === number) ?? Signal.SIGNAL_RUNTIME_DEFAULT;
 }
+
+/**
+ * The number of an image's StopSignal: `SIGTERM`, `term`, `15`, `SIGRTMIN+3`.
+ * `undefined` when empty or unknown. Source: image-spec config.md, StopSignal.
+ */
+export function parseSignal(text: string): number | undefined {
+  if (/^\d{1,2}$/.test(text)) return inRange(Number(text));
+  const name = text.toUpperCase().replace(/^(?!SIG)/, 'SIG');
+  const realTime = /^SIGRT(MIN|MAX)(?:([+-])(\d{1,2}))?$/.exec(name);
+  if (realTime === null) return Object.hasOwn(constants.signals, name) ? constants.signals[name as NodeJS.Signals] : undefined;
+  const number = (realTime[1] === 'MIN' ? SIGRTMIN : SIGRTMAX) + (realTime[2] === '-' ? -1 : 1) * Number(realTime[3] ?? 0);
+  return number >= SIGRTMIN ? inRange(number) : undefined;
+}
+
 /** The number to stop a container with: the request's, else the image's, else SIGTERM. */
-export function stopSignalNumber(_requested: number, _image: string): number {
-  throw new Error('not written yet');
+export function stopSignalNumber(requested: number, image: string): number {
+  return criSignalNumber(requested) ?? parseSignal(image) ?? SIGTERM;
 }
-/** `SIGTERM`, `SIGRTMIN+3`, … */
-export function signalName(_number: number): string {
-  throw new Error('not written yet');
+
+/** `SIGTERM`, `SIGRTMIN+3`, …; the number itself where it has no name. */
+export function signalName(number: number): string {
+  if (number >= SIGRTMIN && number <= SIGRTMAX) return number === SIGRTMIN ? 'SIGRTMIN' : `SIGRTMIN+${number - SIGRTMIN}`;
+  return Object.entries(constants.signals).find(([, value]) => value === number)?.[0] ?? String(number);
 }
-/** The CRI `Signal` of a number, for ContainerStatus.stop_signal. */
-export function criSignal(_number: number): number {
-  throw new Error('not written yet');
+
+function inRange(number: number): number | undefined {
+  return number >= 1 && number <= SIGRTMAX ? number : undefined;
 }

@@ -76,7 +76,7 @@ export interface OciResources {
 
 export interface OciDeviceRule {
   readonly allow: boolean;
-  readonly type?: 'a' | 'b' | 'c';
+  readonly type?: 'b' | 'c';
   readonly major?: number;
   readonly minor?: number;
   /** Of the letters `rwm`. */
@@ -85,7 +85,7 @@ export interface OciDeviceRule {
 
 export interface OciDevice {
   readonly path: string;
-  readonly type: 'b' | 'c' | 'p';
+  readonly type: 'b' | 'c';
   readonly major: number;
   readonly minor: number;
   readonly fileMode: number;

@@ -1,0 +1,41 @@
+import { invalidField } from '#base/errors.ts';
+import { NamespaceMode, type NamespaceOption } from '../../proto/cri.ts';
+
+/** The namespace that a sysctl belongs to; no other sysctl may be set for a pod. Source: ipc/ipc_sysctl.c, ipc/mq_sysctl.c, net/sysctl_net.c, kernel/utsname_sysctl.c. */
+const NAMESPACED = [
+  { kind: 'ipc', pattern: /^kernel\/(shm[a-z_]+|msg[a-z_]+|sem|sem_next_id|shm_rmid_forced|auto_msgmni)$/ },
+  { kind: 'ipc', pattern: /^fs\/mqueue\/[a-z_]+$/ },
+  { kind: 'uts', pattern: /^kernel\/domainname$/ },
+  { kind: 'network', pattern: /^net\// },
+] as const;
+
+export type SysctlNamespace = (typeof NAMESPACED)[number]['kind'];
+
+/**
+ * The file of a sysctl below /proc/sys, without the prefix. Whichever of `.` and `/` comes first separates; the other
+ * one stands for it inside a part (`net.ipv4.conf.eth0/100.forwarding`). Source: sysctl(8).
+ * `undefined` for a name that is none, or whose path could climb.
+ */
+export function sysctlPath(name: string): string | undefined {
+  const dotted = /[./]/.exec(name)?.[0] === '.';
+  const parts = dotted ? name.split('.').map((part) => part.replaceAll('/', '.')) : name.split('/');
+  if (parts.length < 2 || !parts.every((part) => /^[A-Za-z0-9_.:@-]+$/.test(part) && !/^\.+$/.test(part))) return undefined;
+  return parts.join('/');
+}
+
+/** The namespace to set it in; `undefined` for the host's own sysctls. */
+export function sysctlNamespace(name: string): SysctlNamespace | undefined {
+  const path = sysctlPath(name);
+  return path === undefined ? undefined : NAMESPACED.find(({ pattern }) => pattern.test(path))?.kind;
+}
+
+/** @throws {CriError} `invalidArgument` naming the sysctl. */
+export function validateSysctls(field: string, sysctls: Readonly<Record<string, string>>, namespaces: NamespaceOption | null): void {
+  for (const [name, value] of Object.entries(sysctls)) {
+    const kind = sysctlNamespace(name);
+    if (kind === undefined) throw invalidField(field, name, 'is no sysctl of a namespace');
+    const mode = kind === 'ipc' ? namespaces?.ipc : namespaces?.network; // the UTS namespace goes with the network's
+    if (mode === NamespaceMode.NODE) throw invalidField(field, name, `would be set on the node: the pod has the host's ${kind} namespace`);
+    if (!/^[\t -~]{1,4096}$/.test(value)) throw invalidField(`${field}[${name}]`, value, 'is not one line of text');
+  }
+}
