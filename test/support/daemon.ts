@@ -5,8 +5,10 @@ import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
 import { run } from '#base/exec.ts';
 import { type Cri, connectCri } from './cri.ts';
+import { Faults } from './faults.ts';
 import { mark, subnetOf } from './mark.ts';
 import { removeCgroups } from './sweep.ts';
+import { findTool } from './tool.ts';
 
 const PROJECT = join(import.meta.dirname, '../..');
 const READY_MS = 30_000;
@@ -34,8 +36,8 @@ export interface Daemon extends AsyncDisposable {
   readonly configFile: string;
   /** CNI configurations; one is there. */
   readonly networkDir: string;
-  /** CNI plugins of Debian as links: a test may replace one. */
-  readonly pluginDir: string;
+  /** Its CNI plugins, conmon and the OCI runtime, each of which can be made to misbehave. */
+  readonly faults: Faults;
   /** Name of the bridge and of the CNI network. */
   readonly network: string;
   /** The first three numbers of the pods' /24. */
@@ -119,6 +121,8 @@ function prepare({ handler, config = {}, registry = '' }: DaemonOptions): Layout
   // short: the path of a monitor's socket has 107 bytes, and an id takes 64 of them
   const directory = mkdtempSync(join(tmpdir(), 'd'));
   const network = `${mark()}${directory.slice(-6).replace(/[^a-zA-Z0-9]/g, 'x')}`;
+  const programs = join(directory, 'bin');
+  mkdirSync(programs);
   const layout: Layout = {
     directory,
     root: join(directory, 'root'),
@@ -126,17 +130,18 @@ function prepare({ handler, config = {}, registry = '' }: DaemonOptions): Layout
     socket: join(directory, 'r/berth.sock'),
     configFile: join(directory, 'berth.conf'),
     networkDir: join(directory, 'net.d'),
-    pluginDir: join(directory, 'cni'),
+    faults: new Faults(programs, {
+      ...Object.fromEntries(['bridge', 'host-local', 'portmap', 'loopback'].map((plugin) => [plugin, pluginPath(plugin)])),
+      conmon: programPath('conmon'),
+      crun: programPath('crun'),
+      runc: programPath('runc'),
+    }),
     network,
     subnet: subnetOf(network),
     cgroup: `/${mark()}`,
     logFile: join(directory, 'berth.log'),
   };
   mkdirSync(layout.networkDir);
-  mkdirSync(layout.pluginDir);
-  for (const plugin of ['bridge', 'host-local', 'portmap', 'loopback']) {
-    writeFileSync(join(layout.pluginDir, plugin), `#!/bin/sh\nexec ${pluginPath(plugin)} "$@"\n`, { mode: 0o755 });
-  }
   writeFileSync(join(layout.networkDir, '10-test.conflist'), JSON.stringify(conflist(layout)));
   writeFileSync(join(directory, 'registries.conf'), registriesConf(registry));
   writeFileSync(
@@ -144,9 +149,17 @@ function prepare({ handler, config = {}, registry = '' }: DaemonOptions): Layout
     toIni({
       berth: { root: layout.root, runroot: layout.runroot, log_level: 'debug', ...config.berth },
       api: { ...config.api },
-      runtime: { default_runtime: handler, cgroup_manager: 'cgroupfs', namespaces_dir: join(directory, 'ns'), ...config.runtime },
+      runtime: {
+        default_runtime: handler,
+        cgroup_manager: 'cgroupfs',
+        namespaces_dir: join(directory, 'ns'),
+        conmon: layout.faults.path('conmon'),
+        ...config.runtime,
+      },
+      'runtime.runtimes.crun': { runtime_path: layout.faults.path('crun') },
+      'runtime.runtimes.runc': { runtime_path: layout.faults.path('runc') },
       image: { registries_conf: join(directory, 'registries.conf'), ...config.image },
-      network: { network_dir: layout.networkDir, plugin_dirs: layout.pluginDir, ...config.network },
+      network: { network_dir: layout.networkDir, plugin_dirs: programs, ...config.network },
       metrics: { ...config.metrics },
       ...Object.fromEntries(Object.entries(config).filter(([section]) => section.startsWith('runtime.runtimes.'))),
     }),
@@ -176,6 +189,12 @@ function conflist({ network, subnet, directory }: Layout): unknown {
 export function pluginPath(name: string): string {
   const found = ['/opt/cni/bin', '/usr/libexec/cni', '/usr/lib/cni'].map((directory) => join(directory, name)).find((path) => existsSync(path));
   if (found === undefined) throw new Error(`the CNI plugin ${name} is not installed`);
+  return found;
+}
+
+function programPath(name: string): string {
+  const found = findTool(name);
+  if (found === undefined) throw new Error(`${name} is not installed`);
   return found;
 }
 
