@@ -56,7 +56,7 @@ export async function unmount(target: string): Promise<void> {
       await umountAsync(target, MNT.NOFOLLOW);
     } catch (err) {
       if (!(err instanceof SysError)) throw err;
-      if (err.code === 'EINVAL' || err.code === 'ENOENT') return;
+      if (['EINVAL', 'ENOENT', 'ENOTDIR'].includes(err.code)) return;
       if (err.code !== 'EBUSY') throw err;
       await umountAsync(target, MNT.NOFOLLOW | MNT.DETACH);
     }

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { CriError, describeError, isErrno } from '#base/errors.ts';
 import { callCredentials, loadAuthFile, type RegistryAuth } from './auth.ts';
 import type { ChildPool } from './child-pool.ts';
@@ -174,10 +174,10 @@ export class Puller implements AsyncDisposable {
         try {
           await this.#deps.fetchers.run(job, shared);
         } catch (err) {
-          await this.#deps.staging.discard(path);
+          await rm(path, { force: true });
           throw err;
         }
-        if (users.count === 0) await this.#deps.staging.discard(path); // done just as the last one left
+        if (users.count === 0) await rm(path, { force: true }); // done just as the last one left
         users.path = path;
         return { path };
       };
@@ -186,7 +186,7 @@ export class Puller implements AsyncDisposable {
       users.count -= 1;
       if (users.count === 0) {
         this.#blobUsers.delete(digest);
-        if (users.path !== undefined) await this.#deps.staging.discard(users.path);
+        if (users.path !== undefined) await rm(users.path, { force: true });
       }
     }
   }
