@@ -10,6 +10,7 @@ export type Init<T> = T extends string | number | boolean | null | Buffer
     ? readonly Init<Item>[]
     : { readonly [Key in keyof T]?: Init<T[Key]> };
 
+/** Of a port mapping. */
 export const Protocol = {
   TCP: 0,
   UDP: 1,
@@ -17,34 +18,51 @@ export const Protocol = {
 } as const;
 export type Protocol = (typeof Protocol)[keyof typeof Protocol];
 
+/** Whether mounts made later show on the other side. */
 export const MountPropagation = {
+  /** Neither way: rprivate. */
   PROPAGATION_PRIVATE: 0,
+  /** The host's appear in the container: rslave. */
   PROPAGATION_HOST_TO_CONTAINER: 1,
+  /** Both ways: rshared. Only privileged containers are given it. */
   PROPAGATION_BIDIRECTIONAL: 2,
 } as const;
 export type MountPropagation = (typeof MountPropagation)[keyof typeof MountPropagation];
 
+/** Whose namespace a container is in. Ordinary pods are POD for network and ipc, CONTAINER for pid. */
 export const NamespaceMode = {
+  /** One for all containers of the pod. */
   POD: 0,
+  /** One for each container. */
   CONTAINER: 1,
+  /** The host's. */
   NODE: 2,
+  /** That of the container `target_id`: for `kubectl debug`, and pid only. */
   TARGET: 3,
 } as const;
 export type NamespaceMode = (typeof NamespaceMode)[keyof typeof NamespaceMode];
 
+/** Where a process's further groups come from. */
 export const SupplementalGroupsPolicy = {
+  /** Those of the request, and those of the image's /etc/group that name its user. */
   Merge: 0,
+  /** Those of the request alone. */
   Strict: 1,
 } as const;
 export type SupplementalGroupsPolicy = (typeof SupplementalGroupsPolicy)[keyof typeof SupplementalGroupsPolicy];
 
+/** Ready, or not. */
 export const PodSandboxState = {
+  /** Its pause process (or, without one, its namespaces) and network are there. */
   SANDBOX_READY: 0,
+  /** Stopped, or its pause process died, or the host was booted since. */
   SANDBOX_NOTREADY: 1,
 } as const;
 export type PodSandboxState = (typeof PodSandboxState)[keyof typeof PodSandboxState];
 
+/** Signals by numbers of their own: not those of any kernel. */
 export const Signal = {
+  /** The image's, or else SIGTERM. */
   SIGNAL_RUNTIME_DEFAULT: 0,
   SIGNAL_SIGABRT: 1,
   SIGNAL_SIGALRM: 2,
@@ -114,14 +132,19 @@ export const Signal = {
 } as const;
 export type Signal = (typeof Signal)[keyof typeof Signal];
 
+/** Where a container is in its life. */
 export const ContainerState = {
+  /** Made, and never started. */
   CONTAINER_CREATED: 0,
   CONTAINER_RUNNING: 1,
+  /** Ended, or failed to start. */
   CONTAINER_EXITED: 2,
+  /** Something is there that could not be taken down. The kubelet stops it before it goes on. */
   CONTAINER_UNKNOWN: 3,
 } as const;
 export type ContainerState = (typeof ContainerState)[keyof typeof ContainerState];
 
+/** What can happen. */
 export const ContainerEventType = {
   CONTAINER_CREATED_EVENT: 0,
   CONTAINER_STARTED_EVENT: 1,
@@ -130,261 +153,393 @@ export const ContainerEventType = {
 } as const;
 export type ContainerEventType = (typeof ContainerEventType)[keyof typeof ContainerEventType];
 
+/** How values go on. */
 export const MetricType = {
+  /** They only grow. */
   COUNTER: 0,
   GAUGE: 1,
 } as const;
 export type MetricType = (typeof MetricType)[keyof typeof MetricType];
 
+/** Who makes cgroups. */
 export const CgroupDriver = {
+  /** systemd, as scopes below the pod's slice. */
   SYSTEMD: 0,
+  /** Berth, as directories. */
   CGROUPFS: 1,
 } as const;
 export type CgroupDriver = (typeof CgroupDriver)[keyof typeof CgroupDriver];
 
+/** Sent first by every client. */
 export interface VersionRequest {
+  /** The client's version of the kubelet API; "0.1.0" or empty. */
   readonly version: string;
 }
 
+/** All four must be set, or the kubelet does not start. */
 export interface VersionResponse {
+  /** Of the kubelet API: always "0.1.0". */
   readonly version: string;
+  /** The prefix of container ids in `kubectl`: "berth". */
   readonly runtime_name: string;
+  /** Berth's version, numbers with dots. */
   readonly runtime_version: string;
+  /** Of this interface: "v1". */
   readonly runtime_api_version: string;
 }
 
+/** The content of resolv.conf in every container of a pod. All empty is a file without content; unset is the host's file. */
 export interface DNSConfig {
+  /** Addresses, for `nameserver` lines. */
   readonly servers: readonly string[];
+  /** Domains, for the `search` line. */
   readonly searches: readonly string[];
+  /** Such as "ndots:5", for the `options` line. */
   readonly options: readonly string[];
 }
 
+/** A port of the host that leads to one of the pod; CNI's portmap makes it. */
 export interface PortMapping {
   readonly protocol: Protocol;
   readonly container_port: number;
+  /** 0 means that there is nothing to map. */
   readonly host_port: number;
+  /** The host's address to listen on; empty for all. */
   readonly host_ip: string;
 }
 
+/** Something to be seen at a path in a container: a path of the host, or an image. */
 export interface Mount {
   readonly container_path: string;
+  /** Empty when `image` is set. In a request it must exist or is made as a directory; links are followed. */
   readonly host_path: string;
   readonly readonly: boolean;
+  /** The source gets the container's SELinux label. Only on hosts with SELinux. */
   readonly selinux_relabel: boolean;
   readonly propagation: MountPropagation;
+  /** With these the mount is idmapped; the kubelet sends them for every mount of a pod with its own user namespace. */
   readonly uidMappings: readonly IDMapping[];
   readonly gidMappings: readonly IDMapping[];
+  /** Mounts below the source become read-only too. Needs `readonly`, no propagation, and a runtime handler that can. */
   readonly recursive_read_only: boolean;
+  /** The image to mount, read-only, as PullImage returned it. */
   readonly image: ImageSpec | null;
+  /** A directory inside the image, relative; empty for all of it. */
   readonly image_sub_path: string;
+  /** Of noexec, nodev and nosuid. Since 1.37, and only where the runtime says it can. */
   readonly mount_options: readonly string[];
 }
 
+/** A range of ids of a user namespace. */
 export interface IDMapping {
+  /** Its first id outside. */
   readonly host_id: number;
+  /** Its first id inside. */
   readonly container_id: number;
+  /** How many ids; more than 0. */
   readonly length: number;
 }
 
+/** The user namespace of a pod. */
 export interface UserNamespace {
+  /** POD for one of its own, NODE for the host's; others are refused. */
   readonly mode: NamespaceMode;
+  /** With POD exactly one range that begins at 0 inside; empty with NODE. */
   readonly uids: readonly IDMapping[];
+  /** The same range as in `uids`. */
   readonly gids: readonly IDMapping[];
 }
 
+/** Whose namespaces are used. It comes back in the sandbox's status, where the kubelet compares the network. */
 export interface NamespaceOption {
+  /** POD or NODE. */
   readonly network: NamespaceMode;
+  /** Any of the four. */
   readonly pid: NamespaceMode;
+  /** POD or NODE. */
   readonly ipc: NamespaceMode;
+  /** Id of a container of the same pod, with TARGET. */
   readonly target_id: string;
+  /** Unset is the same as NODE. */
   readonly userns_options: UserNamespace | null;
 }
 
+/** A number that can be missing. */
 export interface Int64Value {
   readonly value: Int64;
 }
 
+/** How the pause process is confined; containers say for themselves how they are. */
 export interface LinuxSandboxSecurityContext {
+  /** What all containers of the pod share. */
   readonly namespace_options: NamespaceOption | null;
   readonly selinux_options: SELinuxOption | null;
+  /** Uid of the pause process; unset for the one of its image. */
   readonly run_as_user: Int64Value | null;
+  /** Only with `run_as_user`. */
   readonly run_as_group: Int64Value | null;
   readonly readonly_rootfs: boolean;
+  /** Gids besides the primary one. */
   readonly supplemental_groups: readonly Int64[];
   readonly supplemental_groups_policy: SupplementalGroupsPolicy;
+  /** The pod may hold privileged containers; none are without it. */
   readonly privileged: boolean;
+  /** Meant for the pause process; containers bring their own. */
   readonly seccomp: SecurityProfile | null;
   readonly apparmor: SecurityProfile | null;
+  /** The older form of `seccomp`, for when that is unset. */
   readonly seccomp_profile_path: string;
 }
 
+/** Which profile. */
 export const SecurityProfileProfileType = {
+  /** The runtime's own. */
   RuntimeDefault: 0,
+  /** None. */
   Unconfined: 1,
+  /** The one that `localhost_ref` names. */
   Localhost: 2,
 } as const;
 export type SecurityProfileProfileType = (typeof SecurityProfileProfileType)[keyof typeof SecurityProfileProfileType];
+/** A seccomp or AppArmor profile. */
 export interface SecurityProfile {
   readonly profile_type: SecurityProfileProfileType;
+  /** With Localhost: for seccomp the absolute path of a file, for AppArmor the name of a loaded profile. Empty otherwise. */
   readonly localhost_ref: string;
 }
 
+/** What of a pod's sandbox only Linux has. */
 export interface LinuxPodSandboxConfig {
+  /**
+   * The pod's cgroup, made by the kubelet, written as a cgroupfs path even with the systemd driver, where its last part
+   * is the slice.
+   */
   readonly cgroup_parent: string;
   readonly security_context: LinuxSandboxSecurityContext | null;
+  /** Set in the pod's namespaces: net.*, and with the pod's own ipc kernel.shm*, msg* and sem. */
   readonly sysctls: Readonly<Record<string, string>>;
+  /** What the RuntimeClass reckons for the sandbox itself. */
   readonly overhead: LinuxContainerResources | null;
+  /** The sum of the containers' resources when the pod was made. */
   readonly resources: LinuxContainerResources | null;
 }
 
+/** The name of a sandbox: all four together are unique among those that are there. */
 export interface PodSandboxMetadata {
+  /** Of the pod. */
   readonly name: string;
+  /** Of the pod. */
   readonly uid: string;
   readonly namespace: string;
+  /** 0 for the pod's first sandbox, one more for each after it. */
   readonly attempt: number;
 }
 
+/** What a pod's sandbox is to be. The same message comes with each of its containers and pulls. */
 export interface PodSandboxConfig {
+  /** Must be set. */
   readonly metadata: PodSandboxMetadata | null;
+  /** Empty for pods on the host's network, which have the host's name. */
   readonly hostname: string;
+  /** Absolute path, already made; container logs lie below it. Empty for no logs. */
   readonly log_directory: string;
   readonly dns_config: DNSConfig | null;
+  /** Ports of the host that lead to the pod. */
   readonly port_mappings: readonly PortMapping[];
+  /** For selecting; returned as they came. */
   readonly labels: Readonly<Record<string, string>>;
+  /** Returned byte for byte as they came. */
   readonly annotations: Readonly<Record<string, string>>;
   readonly linux: LinuxPodSandboxConfig | null;
+  /** Not for this platform. */
   readonly windows: WindowsPodSandboxConfig | null;
 }
 
+/** Which pod, and by what it is run. */
 export interface RunPodSandboxRequest {
   readonly config: PodSandboxConfig | null;
+  /** Name of a configured OCI runtime; empty for the default, and an unknown one is refused. */
   readonly runtime_handler: string;
 }
 
+/** The sandbox, new or found. */
 export interface RunPodSandboxResponse {
+  /** 64 hexadecimal digits. */
   readonly pod_sandbox_id: string;
 }
 
+/** Which sandbox to stop, by its whole id. */
 export interface StopPodSandboxRequest {
   readonly pod_sandbox_id: string;
 }
 
+/** Nothing of it runs any more. */
 export interface StopPodSandboxResponse {
 }
 
+/** Which sandbox to remove, by its whole id. */
 export interface RemovePodSandboxRequest {
   readonly pod_sandbox_id: string;
 }
 
+/** Nothing of it is left. */
 export interface RemovePodSandboxResponse {
 }
 
+/** Which sandbox to tell about. */
 export interface PodSandboxStatusRequest {
   readonly pod_sandbox_id: string;
+  /** Fill `info` too. */
   readonly verbose: boolean;
 }
 
+/** A further address of a pod. */
 export interface PodIP {
+  /** In text form; one that cannot be parsed makes the kubelet drop all addresses. */
   readonly ip: string;
 }
 
+/** A pod's addresses. Left out until there are any: set without an address, it makes the kubelet start the pod over. */
 export interface PodSandboxNetworkStatus {
+  /** The first; empty on the host's network. */
   readonly ip: string;
+  /** The others, as of the second family of a dual-stack pod. */
   readonly additional_ips: readonly PodIP[];
 }
 
+/** The namespaces in use. */
 export interface Namespace {
+  /** As they were asked for. */
   readonly options: NamespaceOption | null;
 }
 
+/** What of a sandbox's status only Linux has. */
 export interface LinuxPodSandboxStatus {
+  /** Always set: the kubelet makes a pod anew whose network mode differs from its spec. */
   readonly namespaces: Namespace | null;
 }
 
+/** All about a pod's sandbox. Without id, metadata and created_at the kubelet takes it for an error. */
 export interface PodSandboxStatus {
   readonly id: string;
   readonly metadata: PodSandboxMetadata | null;
   readonly state: PodSandboxState;
+  /**
+   * Nanoseconds since the epoch. It decides which of a pod's sandboxes is the newest, so it stays the same over
+   * restarts.
+   */
   readonly created_at: Int64;
+  /** Unset until the pod has addresses. */
   readonly network: PodSandboxNetworkStatus | null;
   readonly linux: LinuxPodSandboxStatus | null;
+  /** As in the request. */
   readonly labels: Readonly<Record<string, string>>;
+  /** As in the request, byte for byte. */
   readonly annotations: Readonly<Record<string, string>>;
+  /** As in the request. */
   readonly runtime_handler: string;
 }
 
+/** The sandbox and, for people, more. */
 export interface PodSandboxStatusResponse {
   readonly status: PodSandboxStatus | null;
+  /** With `verbose`: JSON for people, under the key "info". */
   readonly info: Readonly<Record<string, string>>;
+  /** Of all containers of the pod, with container events only. */
   readonly containers_statuses: readonly ContainerStatus[];
+  /**
+   * When `containers_statuses` was true, in nanoseconds since the epoch; 0 without it, and the kubelet asks for
+   * containers itself.
+   */
   readonly timestamp: Int64;
 }
 
+/** A state that can be missing. */
 export interface PodSandboxStateValue {
   readonly state: PodSandboxState;
 }
 
+/** What is set must all be true. */
 export interface PodSandboxFilter {
+  /** Whole, or the beginning of one. */
   readonly id: string;
   readonly state: PodSandboxStateValue | null;
+  /** Labels that must be there with exactly these values. */
   readonly label_selector: Readonly<Record<string, string>>;
 }
 
+/** Which sandboxes to list. */
 export interface ListPodSandboxRequest {
+  /** Unset for all. */
   readonly filter: PodSandboxFilter | null;
 }
 
+/** A pod's sandbox in a list. One without metadata counts as gone with the kubelet. */
 export interface PodSandbox {
   readonly id: string;
   readonly metadata: PodSandboxMetadata | null;
   readonly state: PodSandboxState;
+  /** Nanoseconds since the epoch. */
   readonly created_at: Int64;
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
   readonly runtime_handler: string;
 }
 
+/** In no particular order. */
 export interface ListPodSandboxResponse {
   readonly items: readonly PodSandbox[];
 }
 
+/** Which sandboxes to list. */
 export interface StreamPodSandboxesRequest {
+  /** As of ListPodSandbox. */
   readonly filter: PodSandboxFilter | null;
 }
 
+/** One portion. */
 export interface StreamPodSandboxesResponse {
   readonly pod_sandboxes: readonly PodSandbox[];
 }
 
+/** Which sandbox to measure. */
 export interface PodSandboxStatsRequest {
   readonly pod_sandbox_id: string;
 }
 
+/** Its usage. */
 export interface PodSandboxStatsResponse {
   readonly stats: PodSandboxStats | null;
 }
 
+/** What is set must all be true. */
 export interface PodSandboxStatsFilter {
+  /** Whole, or the beginning of one. */
   readonly id: string;
   readonly label_selector: Readonly<Record<string, string>>;
 }
 
+/** Which sandboxes to measure. */
 export interface ListPodSandboxStatsRequest {
   readonly filter: PodSandboxStatsFilter | null;
 }
 
+/** Those that went meanwhile are left out. */
 export interface ListPodSandboxStatsResponse {
   readonly stats: readonly PodSandboxStats[];
 }
 
+/** Which sandboxes to measure. */
 export interface StreamPodSandboxStatsRequest {
   readonly filter: PodSandboxStatsFilter | null;
 }
 
+/** One portion. */
 export interface StreamPodSandboxStatsResponse {
   readonly pod_sandbox_stats: readonly PodSandboxStats[];
 }
 
+/** What tells a pod's numbers from another's. */
 export interface PodSandboxAttributes {
   readonly id: string;
   readonly metadata: PodSandboxMetadata | null;
@@ -392,21 +547,28 @@ export interface PodSandboxAttributes {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
+/** Usage of a pod. */
 export interface PodSandboxStats {
   readonly attributes: PodSandboxAttributes | null;
   readonly linux: LinuxPodSandboxStats | null;
+  /** Not for this platform. */
   readonly windows: WindowsPodSandboxStats | null;
 }
 
+/** Usage of a pod: its cgroup as a whole, its network, its containers. */
 export interface LinuxPodSandboxStats {
+  /** Of all processes of the pod, pause included. */
   readonly cpu: CpuUsage | null;
   readonly memory: MemoryUsage | null;
+  /** Unset on the host's network. */
   readonly network: NetworkUsage | null;
   readonly process: ProcessUsage | null;
+  /** Of those that run. */
   readonly containers: readonly ContainerStats[];
   readonly io: IoUsage | null;
 }
 
+/** Not for this platform. */
 export interface WindowsPodSandboxStats {
   readonly cpu: WindowsCpuUsage | null;
   readonly memory: WindowsMemoryUsage | null;
@@ -415,26 +577,35 @@ export interface WindowsPodSandboxStats {
   readonly containers: readonly WindowsContainerStats[];
 }
 
+/** Counters of a pod's interfaces. */
 export interface NetworkUsage {
+  /** When they were read, in nanoseconds since the epoch; so everywhere in usage. */
   readonly timestamp: Int64;
+  /** The one with the default route: eth0. */
   readonly default_interface: NetworkInterfaceUsage | null;
+  /** The others. */
   readonly interfaces: readonly NetworkInterfaceUsage[];
 }
 
+/** Not for this platform. */
 export interface WindowsNetworkUsage {
   readonly timestamp: Int64;
   readonly default_interface: WindowsNetworkInterfaceUsage | null;
   readonly interfaces: readonly WindowsNetworkInterfaceUsage[];
 }
 
+/** Counters since the interface was made. */
 export interface NetworkInterfaceUsage {
   readonly name: string;
+  /** Received. */
   readonly rx_bytes: UInt64Value | null;
   readonly rx_errors: UInt64Value | null;
+  /** Sent. */
   readonly tx_bytes: UInt64Value | null;
   readonly tx_errors: UInt64Value | null;
 }
 
+/** Not for this platform. */
 export interface WindowsNetworkInterfaceUsage {
   readonly name: string;
   readonly rx_bytes: UInt64Value | null;
@@ -443,47 +614,72 @@ export interface WindowsNetworkInterfaceUsage {
   readonly tx_packets_dropped: UInt64Value | null;
 }
 
+/** How many processes. */
 export interface ProcessUsage {
   readonly timestamp: Int64;
+  /** In the cgroup and those below it, threads not counted. */
   readonly process_count: UInt64Value | null;
 }
 
+/** Not for this platform. */
 export interface WindowsProcessUsage {
   readonly timestamp: Int64;
   readonly process_count: UInt64Value | null;
 }
 
+/** An image by some name. */
 export interface ImageSpec {
+  /** Id, reference with tag, or reference with digest. */
   readonly image: string;
+  /** From the kubelet the pod's own, for a pull. */
   readonly annotations: Readonly<Record<string, string>>;
+  /** The name as the pod's spec has it; shown, never looked up. */
   readonly user_specified_image: string;
+  /** For which handler the image is meant; Berth keeps one store for all. */
   readonly runtime_handler: string;
+  /** What PullImage returned for it. In statuses it is the reference by digest. */
   readonly image_ref: string;
 }
 
+/** An environment variable. Bytes, since it need not be UTF-8. */
 export interface KeyValue {
   readonly key: string;
   readonly value: Buffer;
 }
 
+/** Limits of a container or a pod. 0, or empty, does not touch the setting. */
 export interface LinuxContainerResources {
+  /** Microseconds; usually 100,000. */
   readonly cpu_period: Int64;
+  /** Microseconds in each period; negative for no limit. */
   readonly cpu_quota: Int64;
+  /** Weight beside others, 2 to 262,144; cgroup v2 gets it converted. */
   readonly cpu_shares: Int64;
+  /** Bytes. */
   readonly memory_limit_in_bytes: Int64;
+  /** -1000 to 1000, where 0 is a value too; the lower the safer. Raised to what the daemon itself may give. */
   readonly oom_score_adj: Int64;
+  /** Such as "0-3,7". */
   readonly cpuset_cpus: string;
+  /** NUMA nodes, in the same form. */
   readonly cpuset_mems: string;
+  /** One for each page size the host has. */
   readonly hugepage_limits: readonly HugepageLimit[];
+  /** File of cgroup v2 and what to write there, such as memory.oom.group. Set as it is or refused. */
   readonly unified: Readonly<Record<string, string>>;
+  /** Memory and swap together, in bytes; not less than the memory limit. */
   readonly memory_swap_limit_in_bytes: Int64;
 }
 
+/** A limit for one size of huge pages; left out where the host has no controller for it. */
 export interface HugepageLimit {
+  /** With its unit as in the cgroup file: "2MB", "1GB". */
   readonly page_size: string;
+  /** Bytes. */
   readonly limit: Int64;
 }
 
+/** The parts of an SELinux label; empty ones come from the runtime. */
 export interface SELinuxOption {
   readonly user: string;
   readonly role: string;
@@ -491,47 +687,73 @@ export interface SELinuxOption {
   readonly level: string;
 }
 
+/**
+ * Changes to the default capabilities. Names go with or without "CAP_"; "ALL" means every one. An unknown name is
+ * refused.
+ */
 export interface Capability {
+  /** Wins over what is dropped by "ALL". */
   readonly add_capabilities: readonly string[];
   readonly drop_capabilities: readonly string[];
+  /** Kept by a process that is not root when it executes a program; added to all other sets too. */
   readonly add_ambient_capabilities: readonly string[];
 }
 
+/** How a container is confined. */
 export interface LinuxContainerSecurityContext {
+  /** Does nothing for privileged containers. */
   readonly capabilities: Capability | null;
+  /** All capabilities and devices, writable sysfs and cgroups, nothing masked, no seccomp or AppArmor. */
   readonly privileged: boolean;
+  /** The pod's; only `pid` with TARGET differs. */
   readonly namespace_options: NamespaceOption | null;
   readonly selinux_options: SELinuxOption | null;
+  /** Uid. Of this and `run_as_username` only one is set; with neither the image decides. */
   readonly run_as_user: Int64Value | null;
+  /** Gid; refused without a user. */
   readonly run_as_group: Int64Value | null;
+  /** Must be in the image's /etc/passwd. */
   readonly run_as_username: string;
   readonly readonly_rootfs: boolean;
+  /** Gids besides the primary one. */
   readonly supplemental_groups: readonly Int64[];
   readonly supplemental_groups_policy: SupplementalGroupsPolicy;
+  /** set-user-ID programs give nothing. */
   readonly no_new_privs: boolean;
+  /** Hidden; missing ones are passed over. Empty hides nothing and does not mean a default. */
   readonly masked_paths: readonly string[];
+  /** Made read-only; missing ones are passed over. */
   readonly readonly_paths: readonly string[];
+  /** Unset: `seccomp_profile_path` counts, and without that nothing is filtered. */
   readonly seccomp: SecurityProfile | null;
+  /** Unset: `apparmor_profile` counts, and without that the runtime's default does. */
   readonly apparmor: SecurityProfile | null;
+  /** The older form: "runtime/default", "unconfined", "localhost/" and a name. */
   readonly apparmor_profile: string;
+  /** The older form: "runtime/default", "docker/default", "unconfined", "localhost/" and a path. */
   readonly seccomp_profile_path: string;
 }
 
+/** What of a container only Linux has. */
 export interface LinuxContainerConfig {
   readonly resources: LinuxContainerResources | null;
   readonly security_context: LinuxContainerSecurityContext | null;
 }
 
+/** Who the container's first process is, by its number. */
 export interface LinuxContainerUser {
   readonly uid: Int64;
   readonly gid: Int64;
+  /** Those it really has, from the request and from the image. */
   readonly supplemental_groups: readonly Int64[];
 }
 
+/** Not for this platform. */
 export interface WindowsNamespaceOption {
   readonly network: NamespaceMode;
 }
 
+/** Not for this platform. */
 export interface WindowsSandboxSecurityContext {
   readonly run_as_username: string;
   readonly credential_spec: string;
@@ -539,21 +761,25 @@ export interface WindowsSandboxSecurityContext {
   readonly namespace_options: WindowsNamespaceOption | null;
 }
 
+/** Not for this platform. */
 export interface WindowsPodSandboxConfig {
   readonly security_context: WindowsSandboxSecurityContext | null;
 }
 
+/** Not for this platform. */
 export interface WindowsContainerSecurityContext {
   readonly run_as_username: string;
   readonly credential_spec: string;
   readonly host_process: boolean;
 }
 
+/** Not for this platform. */
 export interface WindowsContainerConfig {
   readonly resources: WindowsContainerResources | null;
   readonly security_context: WindowsContainerSecurityContext | null;
 }
 
+/** Not for this platform. */
 export interface WindowsContainerResources {
   readonly cpu_shares: Int64;
   readonly cpu_count: Int64;
@@ -563,184 +789,275 @@ export interface WindowsContainerResources {
   readonly affinity_cpus: readonly WindowsCpuGroupAffinity[];
 }
 
+/** Not for this platform. */
 export interface WindowsCpuGroupAffinity {
   readonly cpu_mask: Int64;
   readonly cpu_group: number;
 }
 
+/** The name of a container, unique in its sandbox. */
 export interface ContainerMetadata {
   readonly name: string;
+  /** The restart count. */
   readonly attempt: number;
 }
 
+/** A device of the host for a container. */
 export interface Device {
   readonly container_path: string;
+  /** A directory stands for the devices in it. */
   readonly host_path: string;
+  /** Of "r", "w" and "m" (mknod). */
   readonly permissions: string;
 }
 
+/** A device that a CDI file describes. */
 export interface CDIDevice {
+  /** In full: vendor/class=name. */
   readonly name: string;
 }
 
+/** What a container is to be. */
 export interface ContainerConfig {
+  /** Must be set. */
   readonly metadata: ContainerMetadata | null;
+  /** By id or by what PullImage returned; found without network. */
   readonly image: ImageSpec | null;
+  /** In place of the image's entrypoint and its arguments. Empty for the image's. */
   readonly command: readonly string[];
+  /** With no command: in place of the image's arguments alone. */
   readonly args: readonly string[];
+  /** Made where it is missing; empty for the image's. */
   readonly working_dir: string;
+  /** In addition to the image's, and stronger. */
   readonly envs: readonly KeyValue[];
+  /** In this order; the later lies over the earlier. */
   readonly mounts: readonly Mount[];
   readonly devices: readonly Device[];
+  /** For selecting; returned as they came. */
   readonly labels: Readonly<Record<string, string>>;
+  /** Returned byte for byte: the kubelet finds its hash, restart count and grace periods in them. */
   readonly annotations: Readonly<Record<string, string>>;
+  /** Relative to the sandbox's log directory, and inside of it: "app/0.log". Empty for no log. */
   readonly log_path: string;
+  /** Open for whoever attaches; otherwise it is at its end at once. */
   readonly stdin: boolean;
+  /** Closed for good after the first client that attached. */
   readonly stdin_once: boolean;
+  /** A terminal instead of three streams. */
   readonly tty: boolean;
   readonly linux: LinuxContainerConfig | null;
+  /** Not for this platform. */
   readonly windows: WindowsContainerConfig | null;
+  /** One that no CDI file describes is refused. */
   readonly CDI_devices: readonly CDIDevice[];
+  /** Stronger than the image's. */
   readonly stop_signal: Signal;
 }
 
+/** Which container in which pod. */
 export interface CreateContainerRequest {
   readonly pod_sandbox_id: string;
   readonly config: ContainerConfig | null;
+  /** The one the sandbox was made with; what counts is what Berth has kept of it. */
   readonly sandbox_config: PodSandboxConfig | null;
 }
 
+/** The container, new or found. */
 export interface CreateContainerResponse {
+  /** 64 hexadecimal digits. */
   readonly container_id: string;
 }
 
+/** Which container to start. */
 export interface StartContainerRequest {
   readonly container_id: string;
 }
 
+/** It runs, or has run. */
 export interface StartContainerResponse {
 }
 
+/** Which container to stop, and how patiently. */
 export interface StopContainerRequest {
   readonly container_id: string;
+  /** Seconds between the stop signal and the kill; 0 kills at once. */
   readonly timeout: Int64;
 }
 
+/** It does not run any more. */
 export interface StopContainerResponse {
 }
 
+/** Which container to remove. */
 export interface RemoveContainerRequest {
   readonly container_id: string;
 }
 
+/** Nothing of it is left but its log. */
 export interface RemoveContainerResponse {
 }
 
+/** A state that can be missing. */
 export interface ContainerStateValue {
   readonly state: ContainerState;
 }
 
+/** What is set must all be true. */
 export interface ContainerFilter {
+  /** Whole, or the beginning of one. */
   readonly id: string;
   readonly state: ContainerStateValue | null;
   readonly pod_sandbox_id: string;
+  /** Labels that must be there with exactly these values. */
   readonly label_selector: Readonly<Record<string, string>>;
 }
 
+/** Which containers to list. */
 export interface ListContainersRequest {
+  /** Unset for all. */
   readonly filter: ContainerFilter | null;
 }
 
+/** A container in a list. One without metadata or image counts as gone with the kubelet. */
 export interface Container {
   readonly id: string;
   readonly pod_sandbox_id: string;
   readonly metadata: ContainerMetadata | null;
+  /** As in the request. */
   readonly image: ImageSpec | null;
+  /** The image by digest. */
   readonly image_ref: string;
   readonly state: ContainerState;
+  /** Nanoseconds since the epoch. */
   readonly created_at: Int64;
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
+  /** The image by id, as ListImages has it: images that are named here are in use. */
   readonly image_id: string;
 }
 
+/** In no particular order. */
 export interface ListContainersResponse {
   readonly containers: readonly Container[];
 }
 
+/** Which containers to list. */
 export interface StreamContainersRequest {
+  /** As of ListContainers. */
   readonly filter: ContainerFilter | null;
 }
 
+/** One portion. */
 export interface StreamContainersResponse {
   readonly containers: readonly Container[];
 }
 
+/** Which container to tell about. */
 export interface ContainerStatusRequest {
   readonly container_id: string;
+  /** Fill `info` too. */
   readonly verbose: boolean;
 }
 
+/**
+ * All about a container. Without id, metadata, created_at, image and image_ref the kubelet takes it, and with it the
+ * pod, for an error.
+ */
 export interface ContainerStatus {
   readonly id: string;
   readonly metadata: ContainerMetadata | null;
   readonly state: ContainerState;
+  /** Nanoseconds since the epoch, as are the two that follow. */
   readonly created_at: Int64;
+  /** 0 until it was started. */
   readonly started_at: Int64;
+  /** 0 until it ended. The kubelet's pause before a restart counts from here. */
   readonly finished_at: Int64;
+  /** Only of a container that EXITED; 128 and the signal's number when that ended it. */
   readonly exit_code: number;
+  /** By the name the user gave. */
   readonly image: ImageSpec | null;
+  /** The image by digest. */
   readonly image_ref: string;
+  /** One word: Completed, Error, OOMKilled, StartError. OOMKilled makes an init container fail whatever its exit code. */
   readonly reason: string;
+  /** For people, why it did not start or what ended it. */
   readonly message: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
+  /** Those really made. The kubelet finds the termination message through them. */
   readonly mounts: readonly Mount[];
+  /** Absolute. The kubelet reads it, and removes what begins like it, so it is never empty or relative. */
   readonly log_path: string;
+  /** In force now. */
   readonly resources: ContainerResources | null;
+  /** The image by id. */
   readonly image_id: string;
+  /** Who its first process is. */
   readonly user: ContainerUser | null;
+  /** The one StopContainer would send first. */
   readonly stop_signal: Signal;
 }
 
+/** The container and, for people, more. */
 export interface ContainerStatusResponse {
   readonly status: ContainerStatus | null;
+  /** With `verbose`: JSON for people, under the key "info". */
   readonly info: Readonly<Record<string, string>>;
 }
 
+/** Limits, of the platform that it is. */
 export interface ContainerResources {
   readonly linux: LinuxContainerResources | null;
   readonly windows: WindowsContainerResources | null;
 }
 
+/** Who a process is, on the platform that it is. */
 export interface ContainerUser {
   readonly linux: LinuxContainerUser | null;
 }
 
+/** The limits to change; 0 and empty ones stay. */
 export interface UpdateContainerResourcesRequest {
   readonly container_id: string;
   readonly linux: LinuxContainerResources | null;
+  /** Not for this platform. */
   readonly windows: WindowsContainerResources | null;
+  /** For plug-ins of a runtime. */
   readonly annotations: Readonly<Record<string, string>>;
 }
 
+/** The limits hold. */
 export interface UpdateContainerResourcesResponse {
 }
 
+/** The command to run and where. */
 export interface ExecSyncRequest {
   readonly container_id: string;
+  /** Program and arguments; no shell. */
   readonly cmd: readonly string[];
+  /**
+   * Seconds; 0 for no limit. When it is over the command and all it started are killed, and the answer is
+   * DEADLINE_EXCEEDED.
+   */
   readonly timeout: Int64;
 }
 
+/** What it wrote and how it ended. */
 export interface ExecSyncResponse {
+  /** The first 16 MiB; the rest is read and dropped, which is no error. */
   readonly stdout: Buffer;
+  /** The same. */
   readonly stderr: Buffer;
+  /** A command that does not exist is an error of the call instead. */
   readonly exit_code: number;
 }
 
+/** A command and the streams it is to have. Not to have any is refused, and stderr beside a terminal too. */
 export interface ExecRequest {
   readonly container_id: string;
+  /** Program and arguments; no shell. */
   readonly cmd: readonly string[];
   readonly tty: boolean;
   readonly stdin: boolean;
@@ -748,210 +1065,298 @@ export interface ExecRequest {
   readonly stderr: boolean;
 }
 
+/** Where to connect, by SPDY or WebSocket. */
 export interface ExecResponse {
+  /** Absolute, for one connection that begins soon. */
   readonly url: string;
 }
 
+/** The streams to attach to. Not to have any is refused, and stderr beside a terminal too. */
 export interface AttachRequest {
   readonly container_id: string;
   readonly stdin: boolean;
+  /** Must be what the container was made with. */
   readonly tty: boolean;
   readonly stdout: boolean;
   readonly stderr: boolean;
 }
 
+/** Where to connect, by SPDY or WebSocket. */
 export interface AttachResponse {
+  /** As of Exec. */
   readonly url: string;
 }
 
+/** The pod to connect into. */
 export interface PortForwardRequest {
   readonly pod_sandbox_id: string;
+  /** Ports of the pod; clients of today name them later, in the streams. */
   readonly port: readonly number[];
 }
 
+/** Where to connect, by SPDY or WebSocket. */
 export interface PortForwardResponse {
+  /** As of Exec. */
   readonly url: string;
 }
 
+/** What is set must be true. */
 export interface ImageFilter {
+  /** An image by any of its names. */
   readonly image: ImageSpec | null;
 }
 
+/** Which images to list. */
 export interface ListImagesRequest {
+  /** Unset for all. */
   readonly filter: ImageFilter | null;
 }
 
+/** An image in the store. */
 export interface Image {
+  /** The digest of its config. Whatever refers to the image (PullImage's answer, containers) uses this same text. */
   readonly id: string;
+  /** Its names with tags, complete. */
   readonly repo_tags: readonly string[];
+  /** Its names with digests, complete. */
   readonly repo_digests: readonly string[];
+  /** Bytes, more than 0: the kubelet takes 0 for an error. */
   readonly size: Int64;
+  /** The image's user when it is a number. */
   readonly uid: Int64Value | null;
+  /** The image's user when it is a name. Empty, with `uid` unset: root. */
   readonly username: string;
+  /** The name it was asked for by, and its annotations. */
   readonly spec: ImageSpec | null;
+  /** Never to be removed by the kubelet: the pause image, and those the config names. */
   readonly pinned: boolean;
 }
 
+/** Each once, whatever number of names it has. */
 export interface ListImagesResponse {
   readonly images: readonly Image[];
 }
 
+/** Which images to list. */
 export interface StreamImagesRequest {
+  /** As of ListImages. */
   readonly filter: ImageFilter | null;
 }
 
+/** One portion. */
 export interface StreamImagesResponse {
   readonly images: readonly Image[];
 }
 
+/** Which image to tell about. */
 export interface ImageStatusRequest {
+  /** By any of its names. */
   readonly image: ImageSpec | null;
+  /** Fill `info` too. */
   readonly verbose: boolean;
 }
 
+/** The image, if it is here, and, for people, more. */
 export interface ImageStatusResponse {
+  /** Unset when it is not here. */
   readonly image: Image | null;
+  /** With `verbose`: JSON with the image's config, under the key "info". */
   readonly info: Readonly<Record<string, string>>;
 }
 
+/** Credentials for a registry; never logged, never stored. Unset: those of the node's files. */
 export interface AuthConfig {
   readonly username: string;
   readonly password: string;
+  /** `username:password` in base64, for when those two are empty. */
   readonly auth: string;
+  /** The registry they are for; empty for the image's. */
   readonly server_address: string;
+  /** A refresh token of OAuth2. */
   readonly identity_token: string;
+  /** A bearer token, used as it is. */
   readonly registry_token: string;
 }
 
+/** Which image to fetch, and as whom. */
 export interface PullImageRequest {
   readonly image: ImageSpec | null;
   readonly auth: AuthConfig | null;
+  /** The pod it is pulled for. */
   readonly sandbox_config: PodSandboxConfig | null;
 }
 
+/** The image is here whole. */
 export interface PullImageResponse {
+  /** The image's id, the same text as Image.id. */
   readonly image_ref: string;
 }
 
+/** Which image to remove, by any of its names. */
 export interface RemoveImageRequest {
   readonly image: ImageSpec | null;
 }
 
+/** It is gone from the list; its layers go when nothing uses them. */
 export interface RemoveImageResponse {
 }
 
+/** What of the cluster's network concerns the runtime. */
 export interface NetworkConfig {
+  /** Address range of the node's pods; two with a comma for both families. */
   readonly pod_cidr: string;
 }
 
+/** What the node has learnt since the start. */
 export interface RuntimeConfig {
   readonly network_config: NetworkConfig | null;
 }
 
+/** What the node has learnt. */
 export interface UpdateRuntimeConfigRequest {
   readonly runtime_config: RuntimeConfig | null;
 }
 
+/** It is noted. */
 export interface UpdateRuntimeConfigResponse {
 }
 
+/** Something that is so or not. */
 export interface RuntimeCondition {
+  /** RuntimeReady and NetworkReady must be there. */
   readonly type: string;
   readonly status: boolean;
+  /** One word in CamelCase; shown on the node when `status` is false. */
   readonly reason: string;
+  /** For people. */
   readonly message: string;
 }
 
+/** How it goes. */
 export interface RuntimeStatus {
+  /** With fewer than two the kubelet rejects the answer. */
   readonly conditions: readonly RuntimeCondition[];
 }
 
+/** How does it go? */
 export interface StatusRequest {
+  /** Fill `info` too. */
   readonly verbose: boolean;
 }
 
+/** What an OCI runtime can do here, with this kernel. */
 export interface RuntimeHandlerFeatures {
+  /** Mount.recursive_read_only works. */
   readonly recursive_read_only_mounts: boolean;
+  /** Pods can have user namespaces of their own, which takes idmapped mounts. */
   readonly user_namespaces: boolean;
 }
 
+/** A configured OCI runtime. */
 export interface RuntimeHandler {
+  /** The default is listed under the empty name too. */
   readonly name: string;
   readonly features: RuntimeHandlerFeatures | null;
 }
 
+/** What Berth can do with every handler. */
 export interface RuntimeFeatures {
+  /** SupplementalGroupsPolicy is honoured. */
   readonly supplemental_groups_policy: boolean;
+  /** A pod on the host's network can have its own user namespace. */
   readonly user_namespaces_host_network: boolean;
+  /** Mount.mount_options is honoured. */
   readonly mount_options: boolean;
 }
 
+/** How it goes, and what can be done here. */
 export interface StatusResponse {
   readonly status: RuntimeStatus | null;
+  /** With `verbose`: JSON about configuration and network. */
   readonly info: Readonly<Record<string, string>>;
+  /** All that are configured. */
   readonly runtime_handlers: readonly RuntimeHandler[];
   readonly features: RuntimeFeatures | null;
 }
 
+/** There is nothing to choose. */
 export interface ImageFsInfoRequest {
 }
 
+/** A number that can be missing; unset means not measured, which is not 0. */
 export interface UInt64Value {
   readonly value: Int64;
 }
 
+/** A file system. */
 export interface FilesystemIdentifier {
+  /** A directory on it, from which the kubelet finds the device. */
   readonly mountpoint: string;
 }
 
+/** What something takes of a file system. */
 export interface FilesystemUsage {
   readonly timestamp: Int64;
   readonly fs_id: FilesystemIdentifier | null;
+  /** On disk, not as the sizes of files add up. */
   readonly used_bytes: UInt64Value | null;
   readonly inodes_used: UInt64Value | null;
 }
 
+/** Not for this platform. */
 export interface WindowsFilesystemUsage {
   readonly timestamp: Int64;
   readonly fs_id: FilesystemIdentifier | null;
   readonly used_bytes: UInt64Value | null;
 }
 
+/** At least one of each; they are the same where images and containers share a file system. */
 export interface ImageFsInfoResponse {
+  /** Where images lie. The kubelet reads only the first. */
   readonly image_filesystems: readonly FilesystemUsage[];
+  /** Where the writable layers of containers lie. */
   readonly container_filesystems: readonly FilesystemUsage[];
 }
 
+/** Which container to measure. */
 export interface ContainerStatsRequest {
   readonly container_id: string;
 }
 
+/** Its usage. */
 export interface ContainerStatsResponse {
   readonly stats: ContainerStats | null;
 }
 
+/** Which containers to measure. */
 export interface ListContainerStatsRequest {
   readonly filter: ContainerStatsFilter | null;
 }
 
+/** What is set must all be true. */
 export interface ContainerStatsFilter {
+  /** Whole, or the beginning of one. */
   readonly id: string;
   readonly pod_sandbox_id: string;
   readonly label_selector: Readonly<Record<string, string>>;
 }
 
+/** Those that went meanwhile are left out. */
 export interface ListContainerStatsResponse {
   readonly stats: readonly ContainerStats[];
 }
 
+/** Which containers to measure. */
 export interface StreamContainerStatsRequest {
   readonly filter: ContainerStatsFilter | null;
 }
 
+/** One portion. */
 export interface StreamContainerStatsResponse {
   readonly container_stats: readonly ContainerStats[];
 }
 
+/** What tells a container's numbers from another's. */
 export interface ContainerAttributes {
   readonly id: string;
   readonly metadata: ContainerMetadata | null;
@@ -959,15 +1364,19 @@ export interface ContainerAttributes {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
+/** Usage of a container. */
 export interface ContainerStats {
   readonly attributes: ContainerAttributes | null;
   readonly cpu: CpuUsage | null;
   readonly memory: MemoryUsage | null;
+  /** What it has written over its image; counts against ephemeral storage. */
   readonly writable_layer: FilesystemUsage | null;
+  /** Unset where cgroups do not count it. */
   readonly swap: SwapUsage | null;
   readonly io: IoUsage | null;
 }
 
+/** Not for this platform. */
 export interface WindowsContainerStats {
   readonly attributes: ContainerAttributes | null;
   readonly cpu: WindowsCpuUsage | null;
@@ -975,53 +1384,76 @@ export interface WindowsContainerStats {
   readonly writable_layer: WindowsFilesystemUsage | null;
 }
 
+/** Pressure: how long work had to wait. Only cgroup v2 has it. */
 export interface PsiStats {
+  /** All tasks waited at once. */
   readonly Full: PsiData | null;
+  /** At least one waited. */
   readonly Some: PsiData | null;
 }
 
+/** One line of a pressure file. */
 export interface PsiData {
+  /** Nanoseconds since the cgroup was made. */
   readonly Total: Int64;
+  /** Percent of the last 10 seconds. */
   readonly Avg10: number;
+  /** Percent of the last minute. */
   readonly Avg60: number;
+  /** Percent of the last five minutes. */
   readonly Avg300: number;
 }
 
+/** Time on CPUs. */
 export interface CpuUsage {
   readonly timestamp: Int64;
+  /** Of all CPUs together, since the cgroup was made. */
   readonly usage_core_nano_seconds: UInt64Value | null;
+  /** Rate since the reading before: 1,000,000,000 is one CPU kept busy. */
   readonly usage_nano_cores: UInt64Value | null;
   readonly psi: PsiStats | null;
 }
 
+/** Not for this platform. */
 export interface WindowsCpuUsage {
   readonly timestamp: Int64;
   readonly usage_core_nano_seconds: UInt64Value | null;
   readonly usage_nano_cores: UInt64Value | null;
 }
 
+/** Memory of a cgroup. */
 export interface MemoryUsage {
   readonly timestamp: Int64;
+  /** Usage less inactive file cache; evictions go by it. */
   readonly working_set_bytes: UInt64Value | null;
+  /** Limit less working set; unset without a limit. */
   readonly available_bytes: UInt64Value | null;
+  /** With all caches. */
   readonly usage_bytes: UInt64Value | null;
+  /** Anonymous memory. */
   readonly rss_bytes: UInt64Value | null;
+  /** Since the cgroup was made. */
   readonly page_faults: UInt64Value | null;
+  /** Those that had to read from disk. */
   readonly major_page_faults: UInt64Value | null;
   readonly psi: PsiStats | null;
 }
 
+/** Pressure on block devices. */
 export interface IoUsage {
   readonly timestamp: Int64;
   readonly psi: PsiStats | null;
 }
 
+/** Swap of a cgroup. */
 export interface SwapUsage {
   readonly timestamp: Int64;
+  /** Limit less usage; unset without a limit. */
   readonly swap_available_bytes: UInt64Value | null;
   readonly swap_usage_bytes: UInt64Value | null;
 }
 
+/** Not for this platform. */
 export interface WindowsMemoryUsage {
   readonly timestamp: Int64;
   readonly working_set_bytes: UInt64Value | null;
@@ -1030,171 +1462,279 @@ export interface WindowsMemoryUsage {
   readonly commit_memory_bytes: UInt64Value | null;
 }
 
+/** The container whose log was rotated away. */
 export interface ReopenContainerLogRequest {
   readonly container_id: string;
 }
 
+/** New lines go to a new file at the old path. */
 export interface ReopenContainerLogResponse {
 }
 
+/** Which container to save, and where to. */
 export interface CheckpointContainerRequest {
   readonly container_id: string;
+  /** Absolute path of the archive to write. */
   readonly location: string;
+  /** Seconds; 0 for the deadline of the call. */
   readonly timeout: Int64;
 }
 
+/** The archive is there. */
 export interface CheckpointContainerResponse {
 }
 
+/** The call must have a deadline. */
 export interface CheckpointPodRequest {
   readonly pod_sandbox_id: string;
+  /** Absolute path of the checkpoint to write. */
   readonly output_path: string;
+  /** Empty for all that run. */
   readonly container_ids: readonly string[];
+  /** A key that is not known is refused. */
   readonly options: Readonly<Record<string, string>>;
 }
 
+/** The checkpoint is there, and the containers run on. */
 export interface CheckpointPodResponse {
 }
 
+/** Where to restore from, and what the new pod is to be. */
 export interface RestorePodRequest {
+  /** What CheckpointPod wrote. */
   readonly checkpoint_path: string;
+  /** Of the new sandbox. */
   readonly config: PodSandboxConfig | null;
+  /** As of RunPodSandbox. */
   readonly runtime_handler: string;
+  /** A key that is not known is refused. */
   readonly options: Readonly<Record<string, string>>;
+  /** Of the new containers, found in the checkpoint by their names. */
   readonly container_configs: readonly ContainerConfig[];
 }
 
+/** A container by its name in the pod and its new id. */
 export interface RestoredContainer {
   readonly name: string;
   readonly container_id: string;
 }
 
+/** What was made. */
 export interface RestorePodResponse {
   readonly pod_sandbox_id: string;
   readonly restored_containers: readonly RestoredContainer[];
 }
 
+/** There is nothing to choose. */
 export interface GetEventsRequest {
 }
 
+/** What happened to a container, and how its whole pod looks since. */
 export interface ContainerEventResponse {
+  /** The sandbox's own id when it happened to that. */
   readonly container_id: string;
   readonly container_event_type: ContainerEventType;
+  /** Nanoseconds since the epoch. */
   readonly created_at: Int64;
+  /** Without its metadata the kubelet drops the event. */
   readonly pod_sandbox_status: PodSandboxStatus | null;
+  /** Of all containers of the pod. */
   readonly containers_statuses: readonly ContainerStatus[];
 }
 
+/** There is nothing to choose. */
 export interface ListMetricDescriptorsRequest {
 }
 
+/** Every metric that can occur. */
 export interface ListMetricDescriptorsResponse {
   readonly descriptors: readonly MetricDescriptor[];
 }
 
+/** What a metric is called and what tells its values apart. */
 export interface MetricDescriptor {
+  /** As cAdvisor calls it: container_cpu_usage_seconds_total. */
   readonly name: string;
   readonly help: string;
+  /** In the order in which metrics give the values. */
   readonly label_keys: readonly string[];
 }
 
+/** There is nothing to choose. */
 export interface ListPodSandboxMetricsRequest {
 }
 
+/** One entry for each pod. */
 export interface ListPodSandboxMetricsResponse {
   readonly pod_metrics: readonly PodSandboxMetrics[];
 }
 
+/** There is nothing to choose. */
 export interface StreamPodSandboxMetricsRequest {
 }
 
+/** One portion. */
 export interface StreamPodSandboxMetricsResponse {
   readonly pod_sandbox_metrics: readonly PodSandboxMetrics[];
 }
 
+/** Of one pod. */
 export interface PodSandboxMetrics {
   readonly pod_sandbox_id: string;
+  /** Of the pod as a whole: its network. */
   readonly metrics: readonly Metric[];
   readonly container_metrics: readonly ContainerMetrics[];
 }
 
+/** Of one container. */
 export interface ContainerMetrics {
   readonly container_id: string;
   readonly metrics: readonly Metric[];
 }
 
+/** One value. */
 export interface Metric {
+  /** That of a descriptor. */
   readonly name: string;
+  /** Nanoseconds since the epoch; 0 for now. */
   readonly timestamp: Int64;
   readonly metric_type: MetricType;
+  /** As many as the descriptor has keys, in their order. */
   readonly label_values: readonly string[];
+  /** A whole number: fractions are cut. */
   readonly value: UInt64Value | null;
 }
 
+/** There is nothing to choose. */
 export interface RuntimeConfigRequest {
 }
 
+/** Set for the platform that it is. */
 export interface RuntimeConfigResponse {
   readonly linux: LinuxRuntimeConfiguration | null;
 }
 
+/** What both sides must do the same way on Linux. */
 export interface LinuxRuntimeConfiguration {
+  /** Who makes cgroups; the kubelet follows it. */
   readonly cgroup_driver: CgroupDriver;
 }
 
+/** A pod and its new limits. */
 export interface UpdatePodSandboxResourcesRequest {
   readonly pod_sandbox_id: string;
+  /** As of LinuxPodSandboxConfig. */
   readonly overhead: LinuxContainerResources | null;
+  /** As of LinuxPodSandboxConfig, as they are from now on. */
   readonly resources: LinuxContainerResources | null;
 }
 
+/** They are noted. */
 export interface UpdatePodSandboxResourcesResponse {
 }
 
 /** All RPCs in the order of api.proto. */
 export interface Rpcs {
+  /** Who answers. The kubelet's first call and part of its node status: an error keeps it from starting. */
   readonly Version: { readonly service: 'RuntimeService'; readonly request: VersionRequest; readonly response: VersionResponse; readonly stream: false };
+  /**
+   * Makes a pod's surroundings (namespaces, network, pause process) and starts them; on success it is READY. A repeated
+   * call for the same metadata joins the one in flight or returns the sandbox that is there.
+   */
   readonly RunPodSandbox: { readonly service: 'RuntimeService'; readonly request: RunPodSandboxRequest; readonly response: RunPodSandboxResponse; readonly stream: false };
+  /**
+   * Ends what still runs in the pod and gives its network back. Done already, or never there: success. The kubelet calls
+   * it many times.
+   */
   readonly StopPodSandbox: { readonly service: 'RuntimeService'; readonly request: StopPodSandboxRequest; readonly response: StopPodSandboxResponse; readonly stream: false };
+  /** Stops the pod where it was not, and forgets it with its containers. Not there: success. */
   readonly RemovePodSandbox: { readonly service: 'RuntimeService'; readonly request: RemovePodSandboxRequest; readonly response: RemovePodSandboxResponse; readonly stream: false };
+  /** All about one pod. NOT_FOUND when there is none, which the kubelet skips; any other error fails its sync of the pod. */
   readonly PodSandboxStatus: { readonly service: 'RuntimeService'; readonly request: PodSandboxStatusRequest; readonly response: PodSandboxStatusResponse; readonly stream: false };
+  /** The pods that pass the filter. Asked every second, so it is answered from memory. */
   readonly ListPodSandbox: { readonly service: 'RuntimeService'; readonly request: ListPodSandboxRequest; readonly response: ListPodSandboxResponse; readonly stream: false };
+  /** ListPodSandbox in portions, each pod once, then the end of the stream. */
   readonly StreamPodSandboxes: { readonly service: 'RuntimeService'; readonly request: StreamPodSandboxesRequest; readonly response: StreamPodSandboxesResponse; readonly stream: true };
+  /** Makes a container in a sandbox that is READY, without starting it. Repeatable like RunPodSandbox. */
   readonly CreateContainer: { readonly service: 'RuntimeService'; readonly request: CreateContainerRequest; readonly response: CreateContainerResponse; readonly stream: false };
+  /** Starts a container that is CREATED; its log file is there when the call returns. */
   readonly StartContainer: { readonly service: 'RuntimeService'; readonly request: StartContainerRequest; readonly response: StartContainerResponse; readonly stream: false };
+  /**
+   * Signals the container, waits for as long as the request says, kills it. Ended already, or not there: success. A
+   * second call with less time shortens the wait of the first.
+   */
   readonly StopContainer: { readonly service: 'RuntimeService'; readonly request: StopContainerRequest; readonly response: StopContainerResponse; readonly stream: false };
+  /** Forgets a container, killing it first if need be. Not there: success. */
   readonly RemoveContainer: { readonly service: 'RuntimeService'; readonly request: RemoveContainerRequest; readonly response: RemoveContainerResponse; readonly stream: false };
+  /** The containers that pass the filter. Asked every second, so it is answered from memory. */
   readonly ListContainers: { readonly service: 'RuntimeService'; readonly request: ListContainersRequest; readonly response: ListContainersResponse; readonly stream: false };
+  /** ListContainers in portions. */
   readonly StreamContainers: { readonly service: 'RuntimeService'; readonly request: StreamContainersRequest; readonly response: StreamContainersResponse; readonly stream: true };
+  /** All about one container. NOT_FOUND when there is none. */
   readonly ContainerStatus: { readonly service: 'RuntimeService'; readonly request: ContainerStatusRequest; readonly response: ContainerStatusResponse; readonly stream: false };
+  /** Changes limits of a container that is created or running, all of them or none. */
   readonly UpdateContainerResources: { readonly service: 'RuntimeService'; readonly request: UpdateContainerResourcesRequest; readonly response: UpdateContainerResourcesResponse; readonly stream: false };
+  /**
+   * Opens the log anew after its file was rotated away, and returns when the new file is there. Only for running
+   * containers.
+   */
   readonly ReopenContainerLog: { readonly service: 'RuntimeService'; readonly request: ReopenContainerLogRequest; readonly response: ReopenContainerLogResponse; readonly stream: false };
+  /** Runs a command in a container and returns its output and exit code: exec probes and lifecycle hooks. */
   readonly ExecSync: { readonly service: 'RuntimeService'; readonly request: ExecSyncRequest; readonly response: ExecSyncResponse; readonly stream: false };
+  /** Prepares a command with streams and returns where to connect for them. */
   readonly Exec: { readonly service: 'RuntimeService'; readonly request: ExecRequest; readonly response: ExecResponse; readonly stream: false };
+  /** Prepares a connection to the streams of a running container and returns where to connect. */
   readonly Attach: { readonly service: 'RuntimeService'; readonly request: AttachRequest; readonly response: AttachResponse; readonly stream: false };
+  /** Prepares connections into a pod's network and returns where to connect. */
   readonly PortForward: { readonly service: 'RuntimeService'; readonly request: PortForwardRequest; readonly response: PortForwardResponse; readonly stream: false };
+  /** Usage of one container. */
   readonly ContainerStats: { readonly service: 'RuntimeService'; readonly request: ContainerStatsRequest; readonly response: ContainerStatsResponse; readonly stream: false };
+  /** Usage of the running containers that pass the filter. */
   readonly ListContainerStats: { readonly service: 'RuntimeService'; readonly request: ListContainerStatsRequest; readonly response: ListContainerStatsResponse; readonly stream: false };
+  /** ListContainerStats in portions. */
   readonly StreamContainerStats: { readonly service: 'RuntimeService'; readonly request: StreamContainerStatsRequest; readonly response: StreamContainerStatsResponse; readonly stream: true };
+  /** Usage of one pod, network included. */
   readonly PodSandboxStats: { readonly service: 'RuntimeService'; readonly request: PodSandboxStatsRequest; readonly response: PodSandboxStatsResponse; readonly stream: false };
+  /** Usage of the ready pods that pass the filter. */
   readonly ListPodSandboxStats: { readonly service: 'RuntimeService'; readonly request: ListPodSandboxStatsRequest; readonly response: ListPodSandboxStatsResponse; readonly stream: false };
+  /** ListPodSandboxStats in portions. */
   readonly StreamPodSandboxStats: { readonly service: 'RuntimeService'; readonly request: StreamPodSandboxStatsRequest; readonly response: StreamPodSandboxStatsResponse; readonly stream: true };
+  /** Tells what the node has learnt since the start: the pods' address range. */
   readonly UpdateRuntimeConfig: { readonly service: 'RuntimeService'; readonly request: UpdateRuntimeConfigRequest; readonly response: UpdateRuntimeConfigResponse; readonly stream: false };
+  /**
+   * Whether pods can be run here and have a network. Every five seconds; no good answer for thirty stops the kubelet's
+   * work.
+   */
   readonly Status: { readonly service: 'RuntimeService'; readonly request: StatusRequest; readonly response: StatusResponse; readonly stream: false };
+  /** Writes the state of a running container into an archive, which keeps running. */
   readonly CheckpointContainer: { readonly service: 'RuntimeService'; readonly request: CheckpointContainerRequest; readonly response: CheckpointContainerResponse; readonly stream: false };
+  /** Freezes containers of a pod at one moment, writes their state, and lets them go on whatever happens. Since 1.37. */
   readonly CheckpointPod: { readonly service: 'RuntimeService'; readonly request: CheckpointPodRequest; readonly response: CheckpointPodResponse; readonly stream: false };
+  /** Makes a sandbox and its containers, CREATED, out of such a checkpoint; all or nothing. Since 1.37. */
   readonly RestorePod: { readonly service: 'RuntimeService'; readonly request: RestorePodRequest; readonly response: RestorePodResponse; readonly stream: false };
+  /** What happens to containers from now on. The stream stays open until one side leaves. */
   readonly GetContainerEvents: { readonly service: 'RuntimeService'; readonly request: GetEventsRequest; readonly response: ContainerEventResponse; readonly stream: true };
+  /** The names and labels of the metrics below; they do not change while the daemon runs. */
   readonly ListMetricDescriptors: { readonly service: 'RuntimeService'; readonly request: ListMetricDescriptorsRequest; readonly response: ListMetricDescriptorsResponse; readonly stream: false };
+  /** What cAdvisor would measure, for every pod. */
   readonly ListPodSandboxMetrics: { readonly service: 'RuntimeService'; readonly request: ListPodSandboxMetricsRequest; readonly response: ListPodSandboxMetricsResponse; readonly stream: false };
+  /** ListPodSandboxMetrics in portions. */
   readonly StreamPodSandboxMetrics: { readonly service: 'RuntimeService'; readonly request: StreamPodSandboxMetricsRequest; readonly response: StreamPodSandboxMetricsResponse; readonly stream: true };
+  /** How this runtime is configured, as far as the kubelet must do the same. Asked once, when it starts. */
   readonly RuntimeConfig: { readonly service: 'RuntimeService'; readonly request: RuntimeConfigRequest; readonly response: RuntimeConfigResponse; readonly stream: false };
+  /** Tells of new limits of the pod as a whole. The kubelet sets the pod's cgroup itself. */
   readonly UpdatePodSandboxResources: { readonly service: 'RuntimeService'; readonly request: UpdatePodSandboxResourcesRequest; readonly response: UpdatePodSandboxResourcesResponse; readonly stream: false };
+  /** The images that are here whole; ones being pulled are not listed. */
   readonly ListImages: { readonly service: 'ImageService'; readonly request: ListImagesRequest; readonly response: ListImagesResponse; readonly stream: false };
+  /** ListImages in portions. */
   readonly StreamImages: { readonly service: 'ImageService'; readonly request: StreamImagesRequest; readonly response: StreamImagesResponse; readonly stream: true };
+  /** One image. Not here: success with `image` unset; NOT_FOUND would break every pod that needs a pull. */
   readonly ImageStatus: { readonly service: 'ImageService'; readonly request: ImageStatusRequest; readonly response: ImageStatusResponse; readonly stream: false };
+  /** Fetches an image. The kubelet sets no deadline: a pull without progress ends by the runtime's own clock. */
   readonly PullImage: { readonly service: 'ImageService'; readonly request: PullImageRequest; readonly response: PullImageResponse; readonly stream: false };
+  /** Removes an image under all its names. Not there: success. */
   readonly RemoveImage: { readonly service: 'ImageService'; readonly request: RemoveImageRequest; readonly response: RemoveImageResponse; readonly stream: false };
+  /** Where images and containers are stored and how much room they take. Must work before there is any image. */
   readonly ImageFsInfo: { readonly service: 'ImageService'; readonly request: ImageFsInfoRequest; readonly response: ImageFsInfoResponse; readonly stream: false };
 }
 
