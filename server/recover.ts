@@ -23,6 +23,7 @@ export async function recover(
 ): Promise<void> {
   const rebooted = await noticeReboot(parts);
   await clearDamaged(parts, damaged);
+  for (const { cgroupParent, madeCgroupFrom } of parts.sandboxes.values()) if (madeCgroupFrom !== undefined) parts.cgroups.adopt(cgroupParent, madeCgroupFrom);
   // Containers first: a pod's state does not depend on theirs, but undoing a pod takes its containers along.
   await Promise.all([...parts.containers.values()].map((container) => recoverContainer(parts, container.id, rebooted)));
   await Promise.all([...parts.sandboxes.values()].map((sandbox) => recoverSandbox(parts, sandbox.id, rebooted)));

@@ -13,7 +13,7 @@ import type { ValidContainerConfig } from '../oci/validate.ts';
 import { type Parts, timed } from '../parts.ts';
 import type { SandboxRecord } from '../sandbox/sandbox.ts';
 import type { ContainerRecord } from './container.ts';
-import { containerLogPath, prepareLogPath } from './log-path.ts';
+import { containerLogPath, prepareLogPath } from './log.ts';
 import { takeDownContainer } from './take-down.ts';
 
 type Needs = Parts;

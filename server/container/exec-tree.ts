@@ -6,8 +6,8 @@ import { identifyProcess, isAlive, type ProcessIdentity, readProcessStat, signal
 
 /** Where to look for what an exec has started. */
 export interface ExecTree {
-  /** The OCI runtime that runs in the foreground. */
-  readonly runtimePid: number;
+  /** The OCI runtime that runs in the foreground; `undefined` once it has ended. */
+  readonly runtimePid: () => number | undefined;
   /** The command itself, once the runtime has told; it leads a session of its own. */
   readonly commandPid: () => number | undefined;
   /** All pids in the container's cgroup now. */
@@ -47,14 +47,16 @@ function stopAll(tree: ExecTree): ProcessIdentity[] {
 }
 
 function execMembers(tree: ExecTree): ProcessIdentity[] {
-  const heads = [...sessionMembers(tree), identifyProcess(tree.runtimePid)].filter((head) => head !== undefined);
+  const runtimePid = tree.runtimePid();
+  const runtime = runtimePid === undefined ? undefined : identifyProcess(runtimePid);
+  const heads = [...sessionMembers(tree), runtime].filter((head) => head !== undefined);
   const members = heads.flatMap((head) => [head, ...descendants(head.pid)]);
   return members.filter(({ pid }) => pid !== tree.init.pid);
 }
 
 /** Living processes of the container that are in the session of the exec's command. */
 function sessionMembers({ runtimePid, commandPid, cgroupProcs, init }: ExecTree): ProcessIdentity[] {
-  const sessions = [runtimePid, commandPid()];
+  const sessions = [runtimePid(), commandPid()];
   return cgroupProcs().flatMap((pid) => {
     const stat = pid === init.pid ? undefined : readProcessStat(pid);
     return stat !== undefined && sessions.includes(stat.sessionId) && isAlive(stat) ? { pid, startTime: stat.startTime } : [];
@@ -66,7 +68,9 @@ function sessionMembers({ runtimePid, commandPid, cgroupProcs, init }: ExecTree)
  * before the last writer is gone, so processes of the exec's session that hold a pipe of the runtime's must go. Others live on.
  */
 export function killPipeHolders(tree: ExecTree): void {
-  const pipes = new Set(openPipes(tree.runtimePid));
+  const runtimePid = tree.runtimePid();
+  if (runtimePid === undefined) return;
+  const pipes = new Set(openPipes(runtimePid));
   for (const member of sessionMembers(tree)) {
     if (openPipes(member.pid).some((name) => pipes.has(name))) signalProcess(member, 'SIGKILL');
   }

@@ -64,7 +64,11 @@ export async function execSync(target: ExecTarget, command: readonly string[], o
   const runtime = await startRuntime(target, scratch, [outPipe, errPipe]);
   using stdout = new Output(outPipe.stream(), maxOutputBytes);
   using stderr = new Output(errPipe.stream(), maxOutputBytes);
-  const tree: ExecTree = { runtimePid: runtime.pid, commandPid: () => scratch.readPid(), cgroupProcs: target.cgroupProcs, init: target.init };
+  let runtimePid: number | undefined = runtime.pid; // not to be touched once it has been reaped
+  const exited = runtime.exited.finally(() => {
+    runtimePid = undefined;
+  });
+  const tree: ExecTree = { runtimePid: () => runtimePid, commandPid: () => scratch.readPid(), cgroupProcs: target.cgroupProcs, init: target.init };
 
   const { promise: interrupted, reject: interrupt } = Promise.withResolvers<never>();
   const onAbort = (): void => interrupt(signal.reason);
@@ -74,13 +78,11 @@ export async function execSync(target: ExecTarget, command: readonly string[], o
   const look = watchForLinger(tree);
   signal.addEventListener('abort', onAbort, { once: true });
   if (signal.aborted) onAbort();
+  let exitCode: number;
   try {
-    const { exitCode, signal: killedBy } = await Promise.race([runtime.exited, interrupted]);
-    await drain([stdout, stderr]);
-    if (exitCode === undefined) throw new CriError('unknown', `${where}: ${basename(target.runtimePath)} was killed by ${killedBy}`);
-    // The runtime writes the pid file once the command runs; before that the exit code and stderr are its own.
-    if (exitCode !== 0 && scratch.readPid() === undefined) throw notStarted(target, where, stderr);
-    return { stdout: stdout.bytes(), stderr: stderr.bytes(), exitCode };
+    const end = await Promise.race([exited, interrupted]);
+    if (end.exitCode === undefined) throw new CriError('unknown', `${where}: ${basename(target.runtimePath)} was killed by ${end.signal}`);
+    exitCode = end.exitCode;
   } catch (err) {
     await killExec(tree, KILL_TIMEOUT_MS);
     throw err;
@@ -89,6 +91,10 @@ export async function execSync(target: ExecTarget, command: readonly string[], o
     clearInterval(look);
     signal.removeEventListener('abort', onAbort);
   }
+  await drain([stdout, stderr]);
+  // The runtime writes the pid file once the command runs; before that the exit code and stderr are its own.
+  if (exitCode !== 0 && scratch.readPid() === undefined) throw notStarted(target, where, stderr);
+  return { stdout: stdout.bytes(), stderr: stderr.bytes(), exitCode };
 }
 
 async function startRuntime(target: ExecTarget, scratch: Scratch, [out, err]: readonly [Pipe, Pipe]): Promise<SpawnedProcess> {

@@ -1,9 +1,9 @@
 import { CriError, quote } from '#base/errors.ts';
-import { reopenLog } from '../../conmon/conmon.ts';
 import { type Container, type ContainerConfig, ContainerState, type ContainerStatus, type Init } from '../../proto/cri.ts';
 import type { Handler } from '../call.ts';
 import { type ContainerRecord, containerKey } from '../container/container.ts';
 import { type ContainerRequest, createContainer as makeContainer } from '../container/create.ts';
+import { reopenLog as reopenContainerLogFile } from '../container/log.ts';
 import { startContainer as begin } from '../container/start.ts';
 import { stopContainer as end } from '../container/stop.ts';
 import { takeDownContainer } from '../container/take-down.ts';
@@ -110,15 +110,13 @@ export const containerStatus =
     return { status: statusOf(parts, container), ...(verbose ? { info: await containerInfo(parts, container) } : {}) };
   };
 
-/** api.proto, ReopenContainerLog: nothing is created when it fails, so what is not running is refused. */
+/** api.proto, ReopenContainerLog: nothing is created when it fails. */
 export const reopenContainerLog =
   (parts: Parts): Handler<'ReopenContainerLog'> =>
   async ({ container_id }, { signal, stage }) => {
-    const { id, state, logPath } = await requireContainer(parts, container_id);
-    if (state.name !== 'running') throw new CriError('failedPrecondition', `container ${id} is ${state.name}: only a running container's log can be reopened`);
-    if (logPath === '') throw new CriError('failedPrecondition', `container ${id} has no log file`);
-    stage.name = `reopening the log of container ${id}`;
-    await reopenLog(parts.paths.bundle(id), logPath, { signal, timeoutMs: 10_000 });
+    const container = await requireContainer(parts, container_id);
+    stage.name = `reopening the log of container ${container.id}`;
+    await reopenContainerLogFile(parts, container, signal);
     return {};
   };
 

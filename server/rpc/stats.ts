@@ -179,7 +179,7 @@ function swap({ timestampNs, swap: used }: UsageSample): Init<SwapUsage> {
 function psi(pressure: Pressure | undefined): { readonly psi?: Init<PsiStats> } {
   if (pressure === undefined) return {};
   const line = ({ totalUs, avg10, avg60, avg300 }: Pressure['some']): NonNullable<Init<PsiStats>['Some']> => ({
-    Total: String(totalUs),
+    Total: String(totalUs * 1000n), // nanoseconds
     Avg10: avg10,
     Avg60: avg60,
     Avg300: avg300,

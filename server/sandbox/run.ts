@@ -68,7 +68,8 @@ async function planSandbox(parts: Parts, { config, runtimeHandler, fingerprint }
   const options = config.linux?.security_context?.namespace_options;
   const hasPause = !runtime.dropInfraCtr || (options !== undefined && options !== null && options.pid === NamespaceMode.POD);
   const cgroup = containerCgroup(runtime.cgroupManager, config.linux?.cgroup_parent ?? '', id);
-  const missing = await parts.cgroups.firstMissing(cgroup.parent);
+  // systemd makes and removes its slices itself.
+  const missing = runtime.cgroupManager === 'systemd' ? undefined : await parts.cgroups.firstMissing(cgroup.parent);
   const attachment = namespaces.net === undefined ? undefined : await parts.cni.plan(podNetwork(id, namespaces.net, config, cgroup.parent));
   return {
     id,

@@ -1,6 +1,9 @@
 import { lstat, mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CriError, isErrno } from '#base/errors.ts';
+import { reopenLog as reopen } from '../../conmon/conmon.ts';
+import type { Parts } from '../parts.ts';
+import type { ContainerRecord } from './container.ts';
 
 /**
  * The container's log file: `log_directory/log_path`, both checked before to be absolute and to stay inside. Empty where
@@ -27,6 +30,16 @@ export async function prepareLogPath(logDirectory: string, path: string): Promis
     if (isErrno(err, 'ENOENT')) return true;
     throw err;
   }
+}
+
+/** How long a monitor may take to have its new log file. */
+const REOPEN_MS = 10_000;
+
+/** Has the monitor of a running container open its log anew, after a rotation. @throws {CriError} failedPrecondition. */
+export async function reopenLog({ paths }: Pick<Parts, 'paths'>, { id, state, logPath }: ContainerRecord, signal: AbortSignal): Promise<void> {
+  if (state.name !== 'running') throw new CriError('failedPrecondition', `container ${id} is ${state.name}: only a running container's log can be reopened`);
+  if (logPath === '') throw new CriError('failedPrecondition', `container ${id} has no log file`);
+  await reopen(paths.bundle(id), logPath, { signal, timeoutMs: REOPEN_MS });
 }
 
 function refused(path: string): CriError {
