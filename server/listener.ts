@@ -6,6 +6,7 @@ import { type Server, ServerCredentials } from '@grpc/grpc-js';
 import { CriError, isErrno } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
 import { FilteredSocket } from './authority.ts';
+import { limitTimeouts } from './grpc-timeout.ts';
 
 /** `sun_path` less its final zero: unix(7). */
 const maxPathBytes = 107;
@@ -31,9 +32,11 @@ export async function listen(server: Server, path: string, log: Log): Promise<As
   try {
     const ours = await bind(acceptor, path);
     acceptor.on('error', (err) => log.error({ err, path }, 'Could not accept client'));
+    const limited = limitTimeouts();
     return {
       async [Symbol.asyncDispose]() {
         acceptor.close();
+        limited[Symbol.dispose]();
         const there = await lstat(path).catch(() => undefined);
         if (there?.ino === ours.ino && there.dev === ours.dev) await unlink(path);
       },

@@ -132,3 +132,28 @@ test('shutDown() cuts off what does not finish in time', async () => {
   await expect(stopped).rejects.toThrow();
   expect(await reason.promise).toMatchObject({ kind: 'cancelled' });
 });
+
+test.each(['9999H', '525600M', '31536000S'])('listen() gives calls as much time as a timer can hold for a grpc-timeout of %s', async (timeout) => {
+  const left: (number | undefined)[] = [];
+  await using api = await serveApi({
+    async StopContainer(_request, { deadline }) {
+      await new Promise((resolve) => setTimeout(resolve, 20)); // grpc-js alone ends the call after 1 ms
+      left.push((deadline ?? 0) - Date.now());
+      return {};
+    },
+  });
+  const session = connect('http://localhost', { createConnection: () => createConnection(api.path) });
+  const call = session.request({
+    ':method': 'POST',
+    ':path': '/runtime.v1.RuntimeService/StopContainer',
+    'content-type': 'application/grpc',
+    te: 'trailers',
+    'grpc-timeout': timeout,
+  });
+  call.end(Buffer.alloc(5));
+  call.resume();
+  const [trailers] = await once(call, 'trailers');
+  session.close();
+  expect(trailers['grpc-status']).toBe('0');
+  expect(left[0]).toBeGreaterThan(2_147_000_000);
+});
