@@ -25,7 +25,7 @@ export async function listen(server: Server, path: string, log: Log): Promise<As
   const dir = dirname(path);
   const made = await mkdir(dir, { recursive: true });
   if (made !== undefined) await chmod(dir, 0o755);
-  if (await isStale(path)) log.info({ path }, 'Replaced stale socket');
+  if (await isStale(path)) log.info({ path }, 'Found stale socket');
 
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const acceptor = createServer((socket) => injector.injectConnection(new FilteredSocket(socket)));
