@@ -16,27 +16,33 @@ export interface ExecTree {
   readonly init: ProcessIdentity;
 }
 
+/** For so long a runtime may take to reap its command before it is killed too. */
+const REAP_MS = 500;
+
 /**
- * Kills an exec whole: the runtime, the command, their descendants, and what forked away from them but kept the session.
- * All are stopped before any is killed, so that none forks while its parents are being counted.
+ * Kills an exec whole: the command, its descendants, what forked away from them but kept the session, and the runtime.
+ * All are stopped before any is killed, so that none forks while its parents are being counted. The runtime goes last:
+ * it reaps the command, which would otherwise stay in the container as a zombie where init does not reap.
  * @returns what is still there after `timeoutMs`.
  */
 export async function killExec(tree: ExecTree, timeoutMs: number): Promise<ProcessIdentity[]> {
-  const deadline = performance.now() + timeoutMs;
+  const began = performance.now();
   for (;;) {
-    const members = stopAll(tree);
+    const waited = performance.now() - began;
+    const spared = tree.commandPid() !== undefined && waited < REAP_MS ? tree.runtimePid() : undefined;
+    const members = stopAll(tree, spared);
     for (const member of members) signalProcess(member, 'SIGKILL');
-    if (members.length === 0 || performance.now() > deadline) return members;
+    if ((members.length === 0 && spared === undefined) || waited > timeoutMs) return members;
     await sleep(2);
   }
 }
 
 const MAX_PASSES = 100;
 
-function stopAll(tree: ExecTree): ProcessIdentity[] {
+function stopAll(tree: ExecTree, spared: number | undefined): ProcessIdentity[] {
   const stopped = new Map<number, ProcessIdentity>();
   for (let pass = 0; pass < MAX_PASSES; pass += 1) {
-    const fresh = execMembers(tree).filter(({ pid }) => !stopped.has(pid));
+    const fresh = execMembers(tree).filter(({ pid }) => pid !== spared && !stopped.has(pid));
     if (fresh.length === 0) break;
     for (const member of fresh) {
       stopped.set(member.pid, member);
