@@ -216,7 +216,7 @@ async function makeDirectories({ root, runroot }: Config): Promise<Paths> {
   const paths: Paths = {
     exits: join(runroot, 'exits'),
     pauseRootfs: join(root, 'pause'),
-    trash: join(root, 'trash', 'objects'),
+    trash: join(root, 'removed'),
     bundle: (id) => join(bundles, id),
   };
   await mkdir(root, { recursive: true, mode: 0o711 });

@@ -1,5 +1,5 @@
-import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { lstat, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { syncDirectory, writeFileAtomic } from '#base/atomic-file.ts';
 import { isErrno } from '#base/errors.ts';
 import type { ObjectId } from '#base/id.ts';
@@ -136,9 +136,22 @@ export async function discard(directory: string, trashed: string): Promise<void>
     await rename(directory, trashed);
   } catch (err) {
     if (!isErrno(err, 'ENOENT')) throw err;
-    return;
+    // ENOENT speaks of either side.
+    if (await isGone(directory)) return;
+    await mkdir(dirname(trashed), { recursive: true, mode: 0o700 });
+    await rename(directory, trashed);
   }
-  await syncDirectory(join(directory, '..'));
+  await syncDirectory(dirname(directory));
+}
+
+async function isGone(path: string): Promise<boolean> {
+  try {
+    await lstat(path);
+    return false;
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return true;
+    throw err;
+  }
 }
 
 function parseRecord<R extends Identified>(id: string, text: string): R {

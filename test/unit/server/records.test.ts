@@ -1,4 +1,4 @@
-import { mkdir, mkdtempDisposable, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtempDisposable, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -74,6 +74,16 @@ test('remove() takes the directory away at once, and what is gone counts as remo
   expect(records.get(id)).toBeUndefined();
   expect(await readdir(join(dir.path, 'things'))).toEqual([]);
   expect(await records.update(id, (old) => old)).toBeUndefined();
+});
+
+test('remove() takes the directory away when the trash itself is gone', async () => {
+  await using dir = await temporary();
+  const { records } = await dir.open();
+  const id = newId();
+  await records.insert({ id, count: 1 });
+  await rm(join(dir.path, 'trash'), { recursive: true });
+  await records.remove(id);
+  expect([...(await dir.open()).records.values()]).toEqual([]);
 });
 
 test('open() tells damaged records and keeps the good ones', async () => {
