@@ -30,7 +30,7 @@ import { readHostFacts } from './oci/host-facts.ts';
 import { createOciRuntime, type OciRuntime, type RuntimeFeatures } from './oci/runtime.ts';
 import type { Parts, Paths } from './parts.ts';
 import { Records } from './records.ts';
-import { emptyTrash, recover } from './recover.ts';
+import { recover } from './recover.ts';
 import * as containerRpcs from './rpc/container.ts';
 import { execSync } from './rpc/exec.ts';
 import * as imageRpcs from './rpc/image.ts';
@@ -125,7 +125,6 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     ),
   );
   await recover(parts, { sandboxes: sandboxes.damaged, containers: containers.damaged });
-  background.start('empty trash', () => emptyTrash(paths.trash, life.signal));
   const sweeper = new Sweeper(parts);
   const swept = sweeper.run(life.signal);
 

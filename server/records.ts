@@ -160,3 +160,11 @@ function parseRecord<R extends Identified>(id: string, text: string): R {
   if (record.id !== id) throw new Error(`record of ${id}: holds the id ${record.id}`);
   return record;
 }
+
+/** Deletes what was moved to the trash. */
+export async function emptyTrash(trash: string, signal: AbortSignal): Promise<void> {
+  for (const name of await readdir(trash)) {
+    if (signal.aborted) return;
+    await rm(join(trash, name), { recursive: true, force: true, maxRetries: 3 });
+  }
+}

@@ -117,11 +117,3 @@ async function sweepBundles(parts: Parts): Promise<void> {
     parts.log.warn({ containerId: id }, 'Removed bundle of an unknown object');
   }
 }
-
-/** Empties the trash, in its own time. */
-export async function emptyTrash(trash: string, signal: AbortSignal): Promise<void> {
-  for (const name of await readdir(trash)) {
-    if (signal.aborted) return;
-    await rm(join(trash, name), { recursive: true, force: true, maxRetries: 3 });
-  }
-}

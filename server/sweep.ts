@@ -6,6 +6,7 @@ import { noteEnd } from './container/end.ts';
 import { workloadOf } from './container/take-down.ts';
 import { killWorkload } from './container/workload.ts';
 import type { Parts } from './parts.ts';
+import { emptyTrash } from './records.ts';
 import type { SandboxRecord } from './sandbox/sandbox.ts';
 import { stopSandbox } from './sandbox/stop.ts';
 import { takeDownSandbox } from './sandbox/take-down.ts';
@@ -28,6 +29,7 @@ export class Sweeper {
   readonly #parts: Parts;
   readonly #retries = new Map<string, { atMs: number; delayMs: number }>();
   readonly #missing = new Map<string, number>();
+  #emptying = false;
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -50,8 +52,20 @@ export class Sweeper {
     const { sandboxes, containers, doomed } = this.#parts;
     for (const container of [...containers.values()]) await this.#lookAtContainer(container);
     for (const sandbox of [...sandboxes.values()]) this.#lookAtSandbox(sandbox);
+    this.#emptyTrash();
     for (const id of this.#retries.keys()) if (!doomed.has(id) && sandboxes.get(id) === undefined) this.#retries.delete(id);
     for (const id of this.#missing.keys()) if (containers.get(id) === undefined) this.#missing.delete(id);
+  }
+
+  /** What was removed since the last round; a large one may take longer than a round. */
+  #emptyTrash(): void {
+    if (this.#emptying) return;
+    this.#emptying = true;
+    this.#parts.background('empty trash', () =>
+      emptyTrash(this.#parts.paths.trash, this.#parts.signal).finally(() => {
+        this.#emptying = false;
+      }),
+    );
   }
 
   async #lookAtContainer(container: ContainerRecord): Promise<void> {
