@@ -25,6 +25,8 @@ export interface ImageConfig {
   /** `name`, `uid`, `name:group`, `uid:gid` or empty. */
   readonly user: string;
   readonly workingDir: string;
+  /** See `stopSignalNumber`. */
+  readonly stopSignal: string;
   readonly volumes: readonly string[];
 }
 
