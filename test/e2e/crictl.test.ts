@@ -40,7 +40,7 @@ test.each<Handler>(['crun', 'runc'])('the real crictl drives a pod with %s from 
   expect((await crictl('start', containerId)).trim()).toBe(containerId);
   expect(await crictl('ps', '-q', '--no-trunc')).toBe(`${containerId}\n`);
   expect(await crictl('pods', '-q', '--no-trunc', '--name', 'shop', '--state', 'ready')).toBe(`${podId}\n`);
-  expect(await crictl('exec', '--sync', containerId, 'echo', 'sold')).toBe('sold\n');
+  expect((await crictl('exec', '--sync', containerId, 'echo', 'sold')).trim()).toBe('sold');
   await until('the log', async () => (await crictl('logs', containerId)) === 'open\n');
   expect(JSON.parse(await crictl('inspect', containerId)).status).toMatchObject({ id: containerId, state: 'CONTAINER_RUNNING' });
   expect(JSON.parse(await crictl('inspectp', podId)).status).toMatchObject({ id: podId, state: 'SANDBOX_READY' });

@@ -110,8 +110,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   });
 
   test('a server in a pod answers at its address and at its host port', async () => {
-    const host = handler === 'crun' ? 18080 : 18081;
-    const { podId } = await startPod(daemon, { hostPorts: [{ container: 80, host }] }, { image: NGINX, name: 'nginx' });
+    const host = 20_000 + (Number.parseInt(daemon.network.slice(2, 6), 16) % 10_000);
+    const { podId } = await startPod(daemon, { hostPorts: [{ container: 80, host }] }, { image: NGINX, name: 'nginx', command: [] });
     const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
     const page = (address: string) =>
       until(`an answer from ${address}`, async () => {
@@ -143,10 +143,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   test.each([
     { script: 'exit 0', exit_code: 0, reason: 'Completed' },
     { script: 'exit 7', exit_code: 7, reason: 'Error' },
-    { script: 'kill -KILL $$', exit_code: 137, reason: 'Error' },
     { script: 'x=$(head -c 200000000 /dev/zero | tr "\\0" x); echo $x | wc -c', exit_code: 137, reason: 'OOMKilled' },
   ])('a container that ran "$script" is EXITED with $exit_code, $reason', async ({ script, exit_code, reason }) => {
-    // tr is killed with the shell or alone: the memory limit is the shell's to exceed
     const { podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', script] });
     const found = await ended(containerId);
     expect(found).toMatchObject({ exit_code, reason });
@@ -292,7 +290,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   });
 
   test('user, read-only root and privilege are as asked', async () => {
-    const pod = makePod(daemon);
+    const pod = makePod(daemon, { privileged: true });
     const podId = await runPod(daemon, pod);
     await ensureImage(daemon, BUSYBOX);
     const run = async (name: string, security: object): Promise<string> => {
@@ -308,7 +306,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const frozen = await run('frozen', { readonly_rootfs: true });
     expect(await shell(frozen, 'touch /x 2>&1 || true')).toContain('Read-only');
     const privileged = await run('privileged', { privileged: true });
-    expect(await shell(privileged, 'test -w /proc/sys && ls /dev | grep -c . && grep Seccomp: /proc/self/status')).toMatch(/^\d+\nSeccomp:\t0$/);
+    expect(await shell(privileged, 'cd /proc/sys/net/ipv4; echo "$(cat ip_forward)" >ip_forward; grep Seccomp: /proc/self/status')).toBe('Seccomp:\t0');
+    expect(await shell(privileged, 'ls /dev/kmsg')).toBe('/dev/kmsg');
     await remove(podId);
   });
 
@@ -352,7 +351,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
 
   test('what is asked for and not known is refused by name', async () => {
     const pod = makePod(daemon);
-    await expect(daemon.cri.RunPodSandbox({ config: pod.config, runtime_handler: 'nope' })).rejects.toThrow(/nope.*crun.*runc/);
+    await expect(daemon.cri.RunPodSandbox({ config: pod.config, runtime_handler: 'nope' })).rejects.toThrow(/^(?=.*nope)(?=.*crun)(?=.*runc)/);
   });
 
   test('sysctls of the pod are set in it', async () => {

@@ -22,6 +22,8 @@ export interface PodOptions {
   readonly attempt?: number;
   readonly hostNetwork?: boolean;
   readonly shareProcessNamespace?: boolean;
+  /** One of its containers is going to be privileged. */
+  readonly privileged?: boolean;
   readonly hostPorts?: readonly { readonly container: number; readonly host: number }[];
   readonly annotations?: Readonly<Record<string, string>>;
   readonly labels?: Readonly<Record<string, string>>;
@@ -67,6 +69,7 @@ export function makePod(daemon: Daemon, options: PodOptions = {}): Pod {
             pid,
             userns_options: { mode: NamespaceMode.NODE },
           },
+          privileged: options.privileged ?? false,
           seccomp: { profile_type: SecurityProfileProfileType.RuntimeDefault },
         },
       },
