@@ -26,6 +26,7 @@ export async function reopenLog(bundle: string, logPath: string, { signal, timeo
   if (statSync(dirname(logPath), { throwIfNoEntry: false })?.isDirectory() !== true) {
     throw new CriError('failedPrecondition', `reopen log ${logPath}: its directory is missing`);
   }
+  prepareFile(`${logPath}.tmp`);
   const deadline = performance.now() + timeoutMs;
   const { control } = bundleFiles(bundle);
   tell(control, REOPEN);
@@ -38,6 +39,15 @@ export async function reopenLog(bundle: string, logPath: string, { signal, timeo
       takeBack(control);
       throw err;
     }
+  }
+}
+
+/** Makes the file that conmon opens before it renames it to the log: where that fails, conmon exits and the container is on its own. */
+function prepareFile(path: string): void {
+  try {
+    closeSync(openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW, 0o600));
+  } catch (err) {
+    throw new CriError('failedPrecondition', `reopen log: no new file can be made in its directory`, { cause: err });
   }
 }
 
