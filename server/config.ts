@@ -36,7 +36,7 @@ export interface Config {
     readonly cgroupManager: 'systemd' | 'cgroupfs';
     /** Path of the conmon binary. Default: found on PATH. */
     readonly conmon: string;
-    /** The cgroup monitors are moved to, as a cgroupfs path below each controller; empty leaves them in the daemon's own. */
+    /** The cgroup monitors are moved to: absolute below each controller, or relative to the daemon's own; empty leaves them there. */
     readonly monitorCgroup: string;
     /** Pinned namespaces lie in `netns`, `ipcns` and `utsns` below it. Default `/run`. */
     readonly namespacesDir: string;

@@ -78,7 +78,7 @@ export const keys = {
       fallback: (host: Host): string => host.findProgram('conmon') ?? '/usr/bin/conmon',
       doc: 'The monitor of a container; found on PATH unless set.',
     },
-    conmon_cgroup: key(cgroupOrNothing, '', "Cgroup that monitors are put into, such as /berth-monitors. Empty: the daemon's own."),
+    conmon_cgroup: key(cgroupOrNothing, '', "Cgroup of the monitors: absolute, or relative to the daemon's own. Empty: the daemon's own."),
     namespaces_dir: key(path, '/run', 'Pinned namespaces lie in netns, ipcns, utsns and userns below it.'),
     drop_infra_ctr: key(bool, false, 'No pause process for pods that do not share a PID namespace.'),
     default_capabilities: key(

@@ -171,8 +171,9 @@ export const capabilities: ValueType<readonly string[]> = {
   format: (value) => value.map((name) => name.replace(/^CAP_/, '')),
 };
 
-/** An absolute cgroup path, or nothing. */
+/** A cgroup's path, absolute or relative to the daemon's own, or nothing. */
 export const cgroupOrNothing: ValueType<string> = scalar((value) => {
   if (value === '') return '';
-  return value === '/' ? refuse(value, 'is the root cgroup') : normalPath(value);
+  if (value.startsWith('/')) return value === '/' ? refuse(value, 'is the root cgroup') : normalPath(value);
+  return normalPath(`/${value}`).slice(1);
 });
