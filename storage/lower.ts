@@ -5,15 +5,15 @@ import { JobError } from './jobs.ts';
 
 /**
  * Gives directories that a layer only implies the owner, mode and time that they have in the layers below, uppermost
- * first; one that is in none keeps its own. Paths are latin1, parents before children.
+ * first; one that is in none keeps its own. Paths are latin1; `''` is the root.
  * @throws {JobError} `needsLower` where a lower layer has something else by that name: the layer must be unpacked over a mount.
  */
 export function settleImplied(dir: string, implied: readonly string[], lower: readonly string[]): void {
   for (const path of implied) {
-    const found = findBelow(lower, path.split('/'));
+    const found = path === '' ? lstatSync(lower[0] ?? '', { throwIfNoEntry: false }) : findBelow(lower, path.split('/'));
     if (found === undefined) continue;
     if (!found.isDirectory()) throw new JobError('needsLower', `directory ${JSON.stringify(path)} is something else in a lower layer`);
-    const own = join(dir, path);
+    const own = path === '' ? dir : join(dir, path);
     lchownSync(own, found.uid, found.gid);
     chmodSync(own, found.mode & 0o7777);
     lutimesSync(own, found.atimeMs / 1_000, found.mtimeMs / 1_000);

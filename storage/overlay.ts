@@ -1,4 +1,4 @@
-import { lstat, mkdir, opendir, rm } from 'node:fs/promises';
+import { chmod, chown, lstat, mkdir, opendir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
 import { MNT, mountAsync, mountOverlayLong, SysError, umountAsync } from '#base/sys.ts';
@@ -40,6 +40,7 @@ export async function createWritable(containerDir: string): Promise<void> {
  */
 export async function mountOverlay(lower: readonly string[], containerDir: string, target: string, { volatile = true } = {}): Promise<void> {
   const { upper, work } = writableDirs(containerDir);
+  await adoptRoot(lower[0], upper, work);
   // Left by a volatile mount, it says that the upper directory may be damaged, and the kernel refuses it. After a mere
   // stop of the container it is not. Source: kernel overlayfs.rst, "Volatile mount".
   if (volatile) await rm(join(work, 'work', 'incompat'), { recursive: true, force: true });
@@ -47,6 +48,20 @@ export async function mountOverlay(lower: readonly string[], containerDir: strin
   const options = overlayOptions(lower, upper, work, ['index=off', ...flags]);
   if (Buffer.byteLength(options) <= MAX_OPTIONS) await mountAsync('overlay', target, 'overlay', 0, options);
   else mountOverlayLong(target, lower, { upperdir: upper, workdir: work, index: 'off' }, flags);
+}
+
+/** What is mounted shows the uppermost directory's own attributes at its root, so they must be the image's, until the container changes them. */
+async function adoptRoot(top: string | undefined, upper: string, work: string): Promise<void> {
+  if (top === undefined) return;
+  const wasMounted = await lstat(join(work, 'work')).then(
+    () => true,
+    () => false,
+  );
+  if (wasMounted) return;
+  const { mode, uid, gid, atime, mtime } = await stat(top);
+  await chown(upper, uid, gid);
+  await chmod(upper, mode & 0o7777);
+  await utimes(upper, atime, mtime);
 }
 
 /** Takes down what is mounted at `target`, lazily where it is in use. Nothing mounted, or no such directory, is fine. */
@@ -82,17 +97,17 @@ export async function measureTree(path: string, signal: AbortSignal): Promise<{ 
     }
     for await (const { name } of entries) {
       const child = Buffer.concat([directory, Buffer.from('/'), Buffer.from(name, 'latin1')]);
-      const stat = await lstat(child).catch((err: unknown) => {
+      const found = await lstat(child).catch((err: unknown) => {
         if (isErrno(err, 'ENOENT')) return undefined;
         throw err;
       });
-      if (stat === undefined) continue;
-      if (stat.isDirectory()) await visit(child);
-      else if (stat.nlink > 1) {
-        if (linked.has(stat.ino)) continue;
-        linked.add(stat.ino);
+      if (found === undefined) continue;
+      if (found.isDirectory()) await visit(child);
+      else if (found.nlink > 1) {
+        if (linked.has(found.ino)) continue;
+        linked.add(found.ino);
       }
-      usedBytes += stat.blocks * 512;
+      usedBytes += found.blocks * 512;
       inodesUsed += 1;
     }
   };

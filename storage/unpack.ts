@@ -44,7 +44,7 @@ export class Extractor implements TarSink {
   readonly #mode: UnpackMode;
   /** Directories known to be there, so that a parent is looked at once. */
   readonly #directories = new Set<string>(['']);
-  readonly #implied = new Set<string>();
+  readonly #implied = new Set<string>(['']);
   /** In `merged` mode, what this layer made: what an opaque mark or a whiteout must leave alone. */
   readonly #made = new Set<string>();
   readonly #directoryTimes: [path: string, mtime: number][] = [];
@@ -65,7 +65,7 @@ export class Extractor implements TarSink {
     return this.#inodes;
   }
 
-  /** Directories that were made for their content only. */
+  /** Directories that are there for their content only; the root too, as `''`, unless the tar has an entry for it. */
   get implied(): string[] {
     return [...this.#implied];
   }
@@ -73,7 +73,9 @@ export class Extractor implements TarSink {
   entry(entry: TarEntry): void {
     const path = cleanPath(entry.name);
     if (path === '') {
-      if (entry.type === 'directory') this.#describeDirectory('', entry);
+      if (entry.type !== 'directory') return;
+      this.#implied.delete('');
+      this.#describeDirectory('', entry);
       return;
     }
     const slash = path.lastIndexOf('/');
@@ -222,6 +224,8 @@ export class Extractor implements TarSink {
 
   #whiteout(directory: string, base: string): void {
     if (base === OPAQUE_MARK) {
+      // overlayfs does not look for the mark on the root of a layer
+      if (this.#mode === 'layer' && directory === '') throw new JobError('needsLower', 'layer hides everything below it');
       if (this.#mode === 'merged') this.#clear(directory);
       else this.#markOpaque(directory);
       return;
