@@ -12,6 +12,7 @@ import type { Attachment, PodNetwork } from './pod-network.ts';
 import { addressesOf, type CniResult, parseResult } from './result.ts';
 
 export type { NetworkConf, PluginConf } from './conf.ts';
+export { endOrphanedPlugins } from './orphans.ts';
 export { CniError } from './plugin.ts';
 export type { Attachment, PodNetwork, PortMapping } from './pod-network.ts';
 export type { CniResult } from './result.ts';

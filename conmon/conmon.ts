@@ -12,7 +12,7 @@ import { runtimeMessage } from './runtime-message.ts';
 export { bundleFiles, type MonitorSpec } from './args.ts';
 export { reopenLog, resize } from './control.ts';
 export { type Exit, ExitWatcher, readExit } from './exit.ts';
-export { type Adopted, adoptMonitor } from './monitor.ts';
+export { type Adopted, adoptMonitor, endMonitor } from './monitor.ts';
 export { runtimeMessage } from './runtime-message.ts';
 
 /** A container that was created and waits for the runtime's `start`. */

@@ -65,6 +65,17 @@ export async function killMonitor(monitor: ProcessIdentity, timeoutMs: number): 
   }
 }
 
+/**
+ * Kills what an interrupted start has left: the monitor, were it not yet to have a pid file, the OCI runtime below it, and
+ * the container's init. For a daemon that did not start them. Safe to repeat.
+ */
+export async function endMonitor(bundle: string, timeoutMs = 5_000): Promise<void> {
+  const adopted = await adoptMonitor(bundle);
+  const monitor = adopted.monitor ?? findMonitor(bundle);
+  if (monitor !== undefined) await killMonitor(monitor, timeoutMs);
+  if (adopted.init !== undefined) signalProcess(adopted.init, 'SIGKILL');
+}
+
 function isMonitorOf(pid: number, bundle: string): boolean {
   const args = readProc(pid, 'cmdline')?.split('\0') ?? [];
   return args.some((arg, index) => arg === '-b' && args[index + 1] === bundle);

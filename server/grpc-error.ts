@@ -1,5 +1,5 @@
 import { status } from '@grpc/grpc-js';
-import { CriError, describeError, type ErrorKind, firstFailure } from '#base/errors.ts';
+import { CriError, describeError, type ErrorKind, firstFailure, isErrno } from '#base/errors.ts';
 
 /** What a failed call is answered with. `details` is what the kubelet puts into the pod's event. */
 export interface GrpcError {
@@ -33,6 +33,8 @@ export function toGrpc(thrown: unknown): GrpcError {
 
 function codeFor(err: unknown): status {
   if (err instanceof CriError) return codeOf[err.kind];
+  // The node has run out of something: disk, descriptors, memory. The message names the path.
+  if (isErrno(err, 'ENOSPC', 'EDQUOT', 'EMFILE', 'ENFILE', 'ENOMEM')) return status.RESOURCE_EXHAUSTED;
   if (err instanceof Error && err.name === 'AbortError') return status.CANCELLED;
   if (err instanceof Error && err.name === 'TimeoutError') return status.DEADLINE_EXCEEDED;
   return status.UNKNOWN;

@@ -2,8 +2,9 @@ import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileAtomic } from '#base/atomic-file.ts';
 import { isErrno } from '#base/errors.ts';
-import { isAlive, signalProcess } from '#base/process.ts';
-import { adoptMonitor } from '../conmon/conmon.ts';
+import { isAlive } from '#base/process.ts';
+import { endOrphanedPlugins } from '../cni/cni.ts';
+import { endMonitor } from '../conmon/conmon.ts';
 import { processesOf } from './container/container.ts';
 import { undoContainer } from './container/create.ts';
 import { noteEnd } from './container/end.ts';
@@ -24,6 +25,9 @@ export async function recover(
   const rebooted = await noticeReboot(parts);
   await clearDamaged(parts, damaged);
   for (const { cgroupParent, madeCgroupFrom } of parts.sandboxes.values()) if (madeCgroupFrom !== undefined) parts.cgroups.adopt(cgroupParent, madeCgroupFrom);
+  // What a dead daemon was executing goes on without it.
+  const attaching = [...parts.sandboxes.values()].filter(({ attachment }) => attachment !== undefined);
+  await endOrphanedPlugins(new Set(attaching.map(({ id }) => id)));
   // Containers first: a pod's state does not depend on theirs, but undoing a pod takes its containers along.
   await Promise.all([...parts.containers.values()].map((container) => recoverContainer(parts, container.id, rebooted)));
   await Promise.all([...parts.sandboxes.values()].map((sandbox) => recoverSandbox(parts, sandbox.id, rebooted)));
@@ -49,7 +53,7 @@ async function recoverContainer(parts: Parts, id: string, rebooted: boolean): Pr
   if (record.state.name === 'creating') {
     // Whoever asked for it will ask again. Its processes are told by what the monitor wrote into the bundle.
     parts.doomed.add(id);
-    await adoptForUndo(parts, id);
+    await endMonitor(parts.paths.bundle(id));
     await undoContainer(parts, id, 'the daemon died while it was created');
     return;
   }
@@ -64,17 +68,12 @@ async function recoverContainer(parts: Parts, id: string, rebooted: boolean): Pr
   await noteEnd(parts, id, { exitCode: 255, reason: 'Unknown', message });
 }
 
-async function adoptForUndo(parts: Parts, id: string): Promise<void> {
-  const adopted = await adoptMonitor(parts.paths.bundle(id));
-  for (const process of [adopted.monitor, adopted.init]) if (process !== undefined) signalProcess(process, 'SIGKILL');
-}
-
 async function recoverSandbox(parts: Parts, id: string, rebooted: boolean): Promise<void> {
   const record = parts.sandboxes.get(id);
   if (record === undefined) return;
   if (record.state === 'creating') {
     parts.doomed.add(id);
-    await adoptForUndo(parts, id);
+    await endMonitor(parts.paths.bundle(id));
     // Not awaited: CNI DEL may take long or hang, and nobody waits for a pod that nobody knows.
     parts.background('undo sandbox', () => takeDownSandbox(parts, id, { reason: 'the daemon died while it was made' }));
     return;
@@ -107,7 +106,7 @@ async function sweepBundles(parts: Parts): Promise<void> {
   const bundles = parts.paths.bundle('');
   for (const id of await readdir(bundles)) {
     if (parts.sandboxes.get(id) !== undefined || parts.containers.get(id) !== undefined) continue;
-    await adoptForUndo(parts, id);
+    await endMonitor(parts.paths.bundle(id));
     for (const runtime of parts.runtimes.values()) {
       if ((await runtime.state(id, { signal: parts.signal })) !== undefined) await runtime.delete(id, { force: true, signal: parts.signal });
     }

@@ -71,3 +71,8 @@ test('toGrpc() takes anything, and its details can be sent', () => {
     ),
   );
 });
+
+test('toGrpc() answers RESOURCE_EXHAUSTED and names the path when the disk is full', () => {
+  const full = Object.assign(new Error("ENOSPC: no space left on device, write '/var/lib/berth/x'"), { code: 'ENOSPC' });
+  expect(toGrpc(full)).toEqual({ code: status.RESOURCE_EXHAUSTED, details: "ENOSPC: no space left on device, write '/var/lib/berth/x'" });
+});

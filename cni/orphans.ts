@@ -1,0 +1,39 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { sleep } from '#base/abort.ts';
+import { isErrno } from '#base/errors.ts';
+import { identifyProcess, isAlive, type ProcessIdentity, signalProcess } from '#base/process.ts';
+
+/**
+ * Kills plugins, with what they started, that still run for these pods after the daemon that had executed them died, and
+ * waits for their end: a DEL beside an ADD that goes on would leave behind what the ADD makes last. They are told by
+ * `CNI_CONTAINERID` in their environment, which children inherit.
+ */
+export async function endOrphanedPlugins(ids: ReadonlySet<string>, { timeoutMs = 5_000 } = {}): Promise<void> {
+  if (ids.size === 0) return;
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    const orphans = (await Promise.all((await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map((name) => pluginOf(Number(name), ids)))).filter(
+      (orphan) => orphan !== undefined,
+    );
+    for (const orphan of orphans) signalProcess(orphan, 'SIGKILL');
+    while (orphans.some(isAlive) && performance.now() < deadline) await sleep(5);
+    // A child may have been born between the look and the kill.
+    if (orphans.length === 0 || performance.now() > deadline) return;
+  }
+}
+
+async function pluginOf(pid: number, ids: ReadonlySet<string>): Promise<ProcessIdentity | undefined> {
+  let environment: string;
+  try {
+    environment = await readFile(`/proc/${pid}/environ`, 'latin1');
+  } catch (err) {
+    // Gone, a kernel thread, or not ours to read.
+    if (isErrno(err, 'ENOENT', 'ESRCH', 'EACCES', 'EPERM')) return undefined;
+    throw err;
+  }
+  const id = environment
+    .split('\0')
+    .find((entry) => entry.startsWith('CNI_CONTAINERID='))
+    ?.slice('CNI_CONTAINERID='.length);
+  return id !== undefined && ids.has(id) ? identifyProcess(pid) : undefined;
+}
