@@ -8,6 +8,7 @@ import { endMonitor } from '../conmon/conmon.ts';
 import { processesOf } from './container/container.ts';
 import { undoContainer } from './container/create.ts';
 import { noteEnd } from './container/end.ts';
+import { endLeftExecs } from './container/exec.ts';
 import type { Parts } from './parts.ts';
 import { type DamagedRecord, discard } from './records.ts';
 import { isPinned, unpinNamespaces } from './sandbox/namespaces.ts';
@@ -29,10 +30,19 @@ export async function recover(
   const attaching = [...parts.sandboxes.values()].filter(({ attachment }) => attachment !== undefined);
   await endOrphanedPlugins(new Set(attaching.map(({ id }) => id)));
   // Containers first: a pod's state does not depend on theirs, but undoing a pod takes its containers along.
-  await Promise.all([...parts.containers.values()].map((container) => recoverContainer(parts, container.id, rebooted)));
-  await Promise.all([...parts.sandboxes.values()].map((sandbox) => recoverSandbox(parts, sandbox.id, rebooted)));
+  await Promise.all([...parts.containers.values()].map(({ id }) => alone(parts, id, () => recoverContainer(parts, id, rebooted))));
+  await Promise.all([...parts.sandboxes.values()].map(({ id }) => alone(parts, id, () => recoverSandbox(parts, id, rebooted))));
   await sweepBundles(parts);
   parts.log.info({ count: parts.sandboxes.size, reason: rebooted ? 'reboot' : 'restart' }, 'Recovered sandboxes');
+}
+
+/** One object that cannot be recovered must not keep the daemon from serving the others. */
+async function alone({ log }: Parts, id: string, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (err) {
+    log.error({ err, containerId: id }, 'Could not recover object');
+  }
 }
 
 /** True when the machine has started anew since the last time. */
@@ -59,7 +69,10 @@ async function recoverContainer(parts: Parts, id: string, rebooted: boolean): Pr
   }
   const processes = processesOf(record.state);
   if (processes === undefined) return;
-  if (!rebooted && isAlive(processes.init)) return;
+  if (!rebooted && isAlive(processes.init)) {
+    await endLeftExecs({ bundle: parts.paths.bundle(id), init: processes.init, cgroupProcs: () => parts.cgroups.procs(record.cgroup) });
+    return;
+  }
   await noteEnd(parts, id);
   if (processesOf(parts.containers.get(id)?.state ?? record.state) === undefined) return;
   // While its monitor lives an exit file may still come: the sweeper waits for it.
@@ -103,16 +116,19 @@ async function clearDamaged(parts: Parts, { sandboxes, containers }: Parameters<
 
 /** Bundles whose object is unknown: their processes are killed, their mounts and files removed. */
 async function sweepBundles(parts: Parts): Promise<void> {
-  const bundles = parts.paths.bundle('');
-  for (const id of await readdir(bundles)) {
+  for (const id of await readdir(parts.paths.bundle(''))) {
     if (parts.sandboxes.get(id) !== undefined || parts.containers.get(id) !== undefined) continue;
-    await endMonitor(parts.paths.bundle(id));
-    for (const runtime of parts.runtimes.values()) {
-      if ((await runtime.state(id, { signal: parts.signal })) !== undefined) await runtime.delete(id, { force: true, signal: parts.signal });
-    }
-    for (const mount of ['rootfs', 'shm']) await parts.storage.unmountRootfs(join(bundles, id, mount));
-    await rm(join(bundles, id), { recursive: true, force: true });
-    await rm(join(parts.paths.exits, id), { force: true });
-    parts.log.warn({ containerId: id }, 'Removed bundle of an unknown object');
+    await alone(parts, id, () => removeUnknown(parts, id));
   }
+}
+
+async function removeUnknown(parts: Parts, id: string): Promise<void> {
+  await endMonitor(parts.paths.bundle(id));
+  for (const runtime of parts.runtimes.values()) {
+    if ((await runtime.state(id, { signal: parts.signal })) !== undefined) await runtime.delete(id, { force: true, signal: parts.signal });
+  }
+  for (const mount of ['rootfs', 'shm']) await parts.storage.unmountRootfs(join(parts.paths.bundle(id), mount));
+  await rm(parts.paths.bundle(id), { recursive: true, force: true });
+  await rm(join(parts.paths.exits, id), { force: true });
+  parts.log.warn({ containerId: id }, 'Removed bundle of an unknown object');
 }

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { readFileSync, unlinkSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { CriError, isErrno, quote } from '#base/errors.ts';
 import { CommandError, Pipe, type SpawnedProcess, spawnProcess } from '#base/exec.ts';
@@ -97,6 +98,40 @@ export async function execSync(target: ExecTarget, command: readonly string[], o
   return { stdout: stdout.bytes(), stderr: stderr.bytes(), exitCode };
 }
 
+/**
+ * Ends the commands that a dead daemon had started in a container: nobody waits for them, and their time limits died with
+ * it. They are told by the files that each leaves in the bundle while it runs.
+ */
+export async function endLeftExecs(target: Pick<ExecTarget, 'bundle' | 'cgroupProcs' | 'init'>): Promise<void> {
+  const names = (await readdir(target.bundle)).filter((name) => /^exec-[0-9a-f]{16}\.json$/.test(name));
+  for (const name of names) {
+    const paths = { process: join(target.bundle, name), pid: join(target.bundle, name.replace('.json', '.pid')) };
+    const runtime = findProcess(paths.process);
+    const tree: ExecTree = {
+      runtimePid: () => (runtime !== undefined && isAlive(runtime) ? runtime.pid : undefined),
+      commandPid: () => readPidFile(paths.pid),
+      cgroupProcs: target.cgroupProcs,
+      init: target.init,
+    };
+    await killExec(tree, KILL_TIMEOUT_MS);
+    for (const path of [paths.process, paths.pid]) removeFile(path);
+  }
+}
+
+/** The runtime that was given this file on its command line. */
+function findProcess(argument: string): ProcessIdentity | undefined {
+  const pid = readdirSync('/proc').find((entry) => {
+    if (!/^\d+$/.test(entry)) return false;
+    try {
+      return readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0').includes(argument);
+    } catch (err) {
+      if (isErrno(err, 'ENOENT', 'ESRCH')) return false;
+      throw err;
+    }
+  });
+  return pid === undefined ? undefined : identifyProcess(Number(pid));
+}
+
 async function startRuntime(target: ExecTarget, scratch: Scratch, [out, err]: readonly [Pipe, Pipe]): Promise<SpawnedProcess> {
   const args = [`--root=${target.runtimeRoot}`, 'exec', '--process', scratch.processPath, '--pid-file', scratch.pidPath, target.id];
   try {
@@ -141,22 +176,28 @@ class Scratch implements Disposable {
 
   /** Of the command, in the host's numbers; `undefined` before it runs. */
   readPid(): number | undefined {
-    try {
-      const pid = Number(readFileSync(this.pidPath, 'latin1'));
-      return pid > 0 ? pid : undefined;
-    } catch (err) {
-      if (isErrno(err, 'ENOENT')) return undefined;
-      throw err;
-    }
+    return readPidFile(this.pidPath);
   }
 
   [Symbol.dispose](): void {
-    for (const path of [this.processPath, this.pidPath]) {
-      try {
-        unlinkSync(path);
-      } catch (err) {
-        if (!isErrno(err, 'ENOENT')) throw err;
-      }
-    }
+    for (const path of [this.processPath, this.pidPath]) removeFile(path);
+  }
+}
+
+function readPidFile(path: string): number | undefined {
+  try {
+    const pid = Number(readFileSync(path, 'latin1'));
+    return pid > 0 ? pid : undefined;
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return undefined;
+    throw err;
+  }
+}
+
+function removeFile(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT')) throw err;
   }
 }
