@@ -64,7 +64,7 @@ async function recoverContainer(parts: Parts, id: string, rebooted: boolean): Pr
     // Whoever asked for it will ask again. Its processes are told by what the monitor wrote into the bundle.
     parts.doomed.add(id);
     await endMonitor(parts.paths.bundle(id));
-    await undoContainer(parts, id, 'the daemon died while it was created');
+    parts.background('undo container', () => undoContainer(parts, id, 'the daemon died while it was created'));
     return;
   }
   const processes = processesOf(record.state);
