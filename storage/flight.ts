@@ -15,7 +15,7 @@ export interface JoinOptions {
 
 /**
  * One piece of work per key. Each caller has its own signal: when it fires that caller leaves, and the work's own signal
- * fires once all have left.
+ * fires once all have left. Without a grace the last to leave waits until the work has ended.
  */
 export class Flights<T> {
   readonly #flights = new Map<string, Flight<T>>();
@@ -60,13 +60,20 @@ export class Flights<T> {
           this.#forget(key, flight); // a newcomer starts afresh rather than joining what is ending
           flight.controller.abort(signal.reason);
         };
-        if (graceMs === 0) endUnwanted();
-        else setTimeout(endUnwanted, graceMs).unref();
-        reject(signal.reason);
+        const leave = (): void => reject(signal.reason);
+        if (graceMs > 0) {
+          setTimeout(endUnwanted, graceMs).unref();
+          leave();
+        } else {
+          endUnwanted();
+          // The last one sees to it that nothing is left behind.
+          if (flight.controller.signal.aborted) void flight.result.then(leave, leave);
+          else leave();
+        }
       };
       signal.addEventListener('abort', onAbort, { once: true });
       flight.result
-        .then(resolve, reject)
+        .then(resolve, (err: unknown) => reject(signal.aborted ? signal.reason : err))
         .finally(() => signal.removeEventListener('abort', onAbort))
         .catch(() => {});
     });
