@@ -1,11 +1,12 @@
-// Writes dist/: what is installed and measured. One bundle for each process, no node_modules needed beside it.
+// Writes dist/ (or the directory given): what is installed and measured. One bundle for each process, which needs no
+// node_modules beside it.
 import { chmod, copyFile, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { build, type Plugin } from 'esbuild';
 
 const root = join(import.meta.dirname, '..');
-const dist = join(root, 'dist');
+const dist = resolve(process.argv[2] ?? join(root, 'dist'));
 /** Made aside and then put in place: a daemon that starts meanwhile sees the old tree or the new one. */
 const fresh = `${dist}.new`;
 
@@ -73,5 +74,5 @@ await copyLauncher();
 await rm(dist, { recursive: true, force: true });
 await rename(fresh, dist);
 for (const name of await readdir(dist)) {
-  if (!name.endsWith('.map') && !name.endsWith('.txt')) console.log(`dist/${name}  ${Math.ceil((await stat(join(dist, name))).size / 1024)} KiB`);
+  if (!name.endsWith('.map') && !name.endsWith('.txt')) console.log(`${join(dist, name)}  ${Math.ceil((await stat(join(dist, name))).size / 1024)} KiB`);
 }
