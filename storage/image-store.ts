@@ -31,8 +31,6 @@ export interface ImageNames {
   readonly digest: string | undefined;
 }
 
-const EVER = new AbortController().signal;
-
 /** What images there are: one file each in `images/`, their config blobs in `blobs/`, all of it in memory. */
 export class ImageStore {
   readonly #dir: string;
@@ -113,7 +111,7 @@ export class ImageStore {
    * moves here; that one keeps its digests.
    */
   async put(image: Omit<ImageRecord, 'version' | 'namedAt' | 'repoTags' | 'repoDigests'>, { tag, digest }: ImageNames): Promise<Image> {
-    await using _writer = await this.#writing.acquire('', EVER);
+    await using _writer = await this.#writing.acquire('', new AbortController().signal);
     const old = this.#images.get(image.id);
     const loser = tag === undefined ? undefined : this.byTag(tag);
     const record: ImageRecord = {
@@ -133,7 +131,7 @@ export class ImageStore {
 
   /** Forgets an image with all its names. */
   async delete(id: ImageId): Promise<void> {
-    await using _writer = await this.#writing.acquire('', EVER);
+    await using _writer = await this.#writing.acquire('', new AbortController().signal);
     const image = this.#images.get(id);
     if (image === undefined) return;
     await rm(join(this.#dir, `${hexOf(id)}.json`), { force: true });

@@ -8,9 +8,23 @@ const MAX_OPTIONS = 4095;
 /** A mount that something mounted over again and again is not ours. */
 const MAX_STACKED = 16;
 
-/** Options of an overlay for mount(2). `lower` is uppermost first. */
-export function overlayOptions(lower: readonly string[], upper: string, work: string, flags: readonly string[]): string {
-  return [`lowerdir=${lower.map(escapeLowerDir).join(':')}`, `upperdir=${escapeOption(upper)}`, `workdir=${escapeOption(work)}`, ...flags].join(',');
+export interface OverlayMount {
+  /** Uppermost first. */
+  readonly lower: readonly string[];
+  readonly upper: string;
+  readonly work: string;
+  readonly target: string;
+  readonly settings: Readonly<Record<string, string>>;
+  readonly flags: readonly string[];
+}
+
+/** Mounts an overlay; by the fsopen API, which newer kernels have, where the options do not fit a page. */
+export async function mountOverlay({ lower, upper, work, target, settings, flags }: OverlayMount): Promise<void> {
+  const named = Object.entries(settings).map(([key, value]) => `${key}=${value}`);
+  const dirs = [`lowerdir=${lower.map(escapeLowerDir).join(':')}`, `upperdir=${escapeOption(upper)}`, `workdir=${escapeOption(work)}`];
+  const options = [...dirs, ...named, ...flags].join(',');
+  if (Buffer.byteLength(options) <= MAX_OPTIONS) await mountAsync('overlay', target, 'overlay', 0, options);
+  else mountOverlayLong(target, lower, { upperdir: upper, workdir: work, ...settings }, flags);
 }
 
 /** A comma would end the option, a colon the layer. Source: kernel overlayfs, params.c. */
@@ -38,16 +52,13 @@ export async function createWritable(containerDir: string): Promise<void> {
  * Mounts a root filesystem: the layers below (uppermost first), the container's own directory on top. `volatile` leaves
  * out every sync, since after a crash of the machine the container is made anew.
  */
-export async function mountOverlay(lower: readonly string[], containerDir: string, target: string, { volatile = true } = {}): Promise<void> {
+export async function mountWritable(lower: readonly string[], containerDir: string, target: string, { volatile = true } = {}): Promise<void> {
   const { upper, work } = writableDirs(containerDir);
   await adoptRoot(lower[0], upper, work);
   // Left by a volatile mount, it says that the upper directory may be damaged, and the kernel refuses it. After a mere
   // stop of the container it is not. Source: kernel overlayfs.rst, "Volatile mount".
-  if (volatile) await rm(join(work, 'work', 'incompat'), { recursive: true, force: true });
-  const flags = volatile ? ['volatile'] : [];
-  const options = overlayOptions(lower, upper, work, ['index=off', ...flags]);
-  if (Buffer.byteLength(options) <= MAX_OPTIONS) await mountAsync('overlay', target, 'overlay', 0, options);
-  else mountOverlayLong(target, lower, { upperdir: upper, workdir: work, index: 'off' }, flags);
+  await rm(join(work, 'work', 'incompat'), { recursive: true, force: true });
+  await mountOverlay({ lower, upper, work, target, settings: { index: 'off' }, flags: volatile ? ['volatile'] : [] });
 }
 
 /** What is mounted shows the uppermost directory's own attributes at its root, so they must be the image's, until the container changes them. */

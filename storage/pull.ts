@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
 import { CriError, describeError, isErrno } from '#base/errors.ts';
+import { Semaphore } from '#base/lock.ts';
 import { callCredentials, loadAuthFile, type RegistryAuth } from './auth.ts';
 import type { ChildPool } from './child-pool.ts';
 import { type Digest, hexOf } from './digest.ts';
@@ -23,25 +24,24 @@ export interface PullDeps extends InstallDeps {
   readonly fetchers: ChildPool;
   readonly globalAuthFile: string;
   readonly progressTimeoutMs: number;
+  readonly maxParallelDownloads: number;
   /** Reads registries.conf as it is now. */
   registries(): Promise<RegistriesConf>;
   layerPulled(bytes: number): void;
   pulled(outcome: 'success' | 'failure', seconds: number): void;
 }
 
-interface FetchedBlob {
-  readonly path: string;
-}
-
 /** Pulls images. Equal pulls, in reference and credentials, are one piece of work; equal blobs are fetched once. */
 export class Puller implements AsyncDisposable {
   readonly #deps: PullDeps;
+  readonly #downloads: Semaphore;
   readonly #pulls = new Flights<Image>();
-  readonly #blobs = new Flights<FetchedBlob>();
+  readonly #blobs = new Flights<string>();
   readonly #blobUsers = new Map<Digest, { count: number; path: string | undefined }>();
 
   constructor(deps: PullDeps) {
     this.#deps = deps;
+    this.#downloads = new Semaphore(deps.maxParallelDownloads);
   }
 
   /**
@@ -142,46 +142,54 @@ export class Puller implements AsyncDisposable {
   async #config(targets: readonly Target[], config: Descriptor, name: string, signal: AbortSignal): Promise<string> {
     if (config.sizeBytes > MAX_CONFIG_BYTES)
       throw new CriError('invalidArgument', `image ${name} has a config of ${config.sizeBytes} bytes, more than ${MAX_CONFIG_BYTES}`);
-    return this.#withBlob(targets, config, ({ path }) => readFile(path, 'utf8'), signal);
+    return this.#withBlob(
+      config.digest,
+      (path, shared) => this.#fetchBlob(targets, config, path, shared),
+      (path) => readFile(path, 'utf8'),
+      signal,
+    );
   }
 
   #layer(targets: readonly Target[], layer: Descriptor): LayerSource {
+    const fetch = async (path: string, shared: AbortSignal): Promise<void> => {
+      await this.#downloads.run(() => this.#fetchBlob(targets, layer, path, shared), shared);
+      this.#deps.layerPulled(layer.sizeBytes);
+    };
     return {
       sizeBytes: layer.sizeBytes,
-      withBlob: (use, signal) =>
-        this.#withBlob(
-          targets,
-          layer,
-          (blob) => {
-            this.#deps.layerPulled(layer.sizeBytes);
-            return use({ path: blob.path, unverified: undefined });
-          },
-          signal,
-        ),
+      withBlob: (use, signal) => this.#withBlob(layer.digest, fetch, (path) => use({ path, unverified: undefined }), signal),
     };
   }
 
+  #fetchBlob(targets: readonly Target[], { digest, sizeBytes }: Descriptor, path: string, signal: AbortSignal): Promise<void> {
+    return this.#deps.fetchers.run({ op: 'blob', targets, digest, sizeBytes, path, idleMs: this.#deps.progressTimeoutMs } satisfies BlobJob, signal);
+  }
+
   /** Runs `use` with a blob's file, which is fetched for the first who wants it and deleted after the last. */
-  async #withBlob<T>(targets: readonly Target[], { digest, sizeBytes }: Descriptor, use: (blob: FetchedBlob) => Promise<T>, signal: AbortSignal): Promise<T> {
+  async #withBlob<T>(
+    digest: Digest,
+    fetch: (path: string, signal: AbortSignal) => Promise<void>,
+    use: (path: string) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
     const users = this.#blobUsers.get(digest) ?? { count: 0, path: undefined };
     users.count += 1;
     this.#blobUsers.set(digest, users);
+    const fetchOnce = async (shared: AbortSignal): Promise<string> => {
+      if (users.path !== undefined) return users.path;
+      const path = this.#deps.staging.newPath(`blob-${hexOf(digest).slice(0, 12)}`);
+      try {
+        await fetch(path, shared);
+      } catch (err) {
+        await rm(path, { force: true });
+        throw err;
+      }
+      if (users.count === 0) await rm(path, { force: true }); // done just as the last one left
+      users.path = path;
+      return path;
+    };
     try {
-      const fetch = async (shared: AbortSignal): Promise<FetchedBlob> => {
-        if (users.path !== undefined) return { path: users.path };
-        const path = this.#deps.staging.newPath(`blob-${hexOf(digest).slice(0, 12)}`);
-        const job: BlobJob = { op: 'blob', targets, digest, sizeBytes, path, idleMs: this.#deps.progressTimeoutMs };
-        try {
-          await this.#deps.fetchers.run(job, shared);
-        } catch (err) {
-          await rm(path, { force: true });
-          throw err;
-        }
-        if (users.count === 0) await rm(path, { force: true }); // done just as the last one left
-        users.path = path;
-        return { path };
-      };
-      return await use(await this.#blobs.join(digest, fetch, { signal, retryOwn: true }));
+      return await use(await this.#blobs.join(digest, fetchOnce, { signal, retryOwn: true }));
     } finally {
       users.count -= 1;
       if (users.count === 0) {

@@ -12,7 +12,7 @@ import type { Image } from './image.ts';
 import { ImageStore } from './image-store.ts';
 import { type InstallDeps, installImage } from './install.ts';
 import { LayerStore } from './layer-store.ts';
-import { createWritable, measureTree, mountOverlay, unmount, writableDirs } from './overlay.ts';
+import { createWritable, measureTree, mountWritable, unmount, writableDirs } from './overlay.ts';
 import { Puller, toCriError } from './pull.ts';
 import { type ImageReference, parseReference, repositoryName } from './reference.ts';
 import { loadRegistriesConf, RegistriesConf } from './registries-conf.ts';
@@ -32,6 +32,7 @@ export interface StorageOptions {
   readonly registriesConf: string;
   /** An `auth.json` for pulls that bring no credentials; empty for none. Read at each pull. */
   readonly globalAuthFile: string;
+  /** Layers that are downloaded at once, of all pulls together. */
   readonly maxParallelDownloads: number;
   /** A connection that receives no byte for so long ends its pull. */
   readonly pullProgressTimeoutMs: number;
@@ -48,8 +49,10 @@ export interface Usage {
   readonly inodesUsed: number;
 }
 
-/** Each downloads several layers at once; two unpack beside it, one for each core of a small node. */
+/** One for each core of a small node. */
 const UNPACKERS = 2;
+/** Manifests and configs at once, beside the layers: they do not wait for those. */
+const SMALL_FETCHES = 16;
 const CHILD_IDLE_MS = 10_000;
 /** Layers of a pull that failed are kept so long for the next try. The kubelet's longest pause is 5 minutes. */
 const UNUSED_LAYERS_MS = 10 * 60_000;
@@ -80,6 +83,7 @@ export class Storage implements AsyncDisposable {
     this.#puller = new Puller({
       ...parts.deps,
       fetchers: parts.fetchers,
+      maxParallelDownloads: options.maxParallelDownloads,
       globalAuthFile: options.globalAuthFile,
       progressTimeoutMs: options.pullProgressTimeoutMs,
       registries: () => this.#readRegistries(),
@@ -100,7 +104,14 @@ export class Storage implements AsyncDisposable {
     const unpackers = new ChildPool({ entry: 'unpack-child', processes: UNPACKERS, jobsEach: 1, cancelBy: 'kill', idleMs: CHILD_IDLE_MS });
     const authorities = CERTIFICATE_FILES.find((path) => existsSync(path));
     const env = { ...(authorities === undefined ? {} : { NODE_EXTRA_CA_CERTS: authorities }), ...proxyEnv };
-    const fetchers = new ChildPool({ entry: 'fetch-child', processes: 1, jobsEach: maxParallelDownloads, cancelBy: 'message', idleMs: CHILD_IDLE_MS, env });
+    const fetchers = new ChildPool({
+      entry: 'fetch-child',
+      processes: 1,
+      jobsEach: maxParallelDownloads + SMALL_FETCHES,
+      cancelBy: 'message',
+      idleMs: CHILD_IDLE_MS,
+      env,
+    });
     const layers = await LayerStore.open(root, { staging, trash, unpackers, log });
     const images = await ImageStore.open(root, { pins: options.pinnedImages, hasLayer: (chainId) => layers.has(chainId), log });
     await layers.sweep(images.usedLayers());
@@ -188,7 +199,7 @@ export class Storage implements AsyncDisposable {
     const { layers } = this.#image(image);
     const full = this.#deps.layers.directories(layers);
     const lower = full.length <= MANY_LAYERS ? full : await this.#deps.layers.shortDirectories(layers);
-    await mountOverlay(lower, containerDir, target, { volatile });
+    await mountWritable(lower, containerDir, target, { volatile });
   }
 
   /** Takes a root filesystem down, lazily if it is in use. Safe to repeat. */

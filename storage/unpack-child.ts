@@ -1,10 +1,10 @@
 import { closeSync, constants, openSync } from 'node:fs';
-import { chroot, fchdir, MNT, mount, umount } from '#base/sys.ts';
+import { chroot, fchdir, MNT, umount } from '#base/sys.ts';
 import { serveJobs } from './child-serve.ts';
 import { digestFile, inflate } from './inflate.ts';
 import { JobError, type SettleJob, type UnpackChildJob, type UnpackJob, type UnpackResult } from './jobs.ts';
 import { settleImplied } from './lower.ts';
-import { overlayOptions } from './overlay.ts';
+import { mountOverlay } from './overlay.ts';
 import { TarParser } from './tar.ts';
 import { Extractor } from './unpack.ts';
 
@@ -24,11 +24,13 @@ async function unpack({ blob, blobDigest, diffId, dir, mode, merge }: UnpackJob)
       if (digest !== blobDigest) throw new JobError('corrupt', `blob ${blobDigest} came with digest ${digest}`);
     }
     if (merge === undefined) return await extract(fd, dir, mode, diffId);
-    mount('overlay', merge.mountpoint, 'overlay', 0, overlayOptions(merge.lower, dir, merge.work, ['index=off', 'redirect_dir=off', 'metacopy=off']));
+    const { lower, work, mountpoint: target } = merge;
+    // What the kernel writes into the upper directory becomes the layer: nothing there may point elsewhere.
+    await mountOverlay({ lower, upper: dir, work, target, settings: { index: 'off', redirect_dir: 'off', metacopy: 'off' }, flags: [] });
     try {
-      return await extract(fd, merge.mountpoint, mode, diffId);
+      return await extract(fd, target, mode, diffId);
     } finally {
-      umount(merge.mountpoint, MNT.DETACH);
+      umount(target, MNT.DETACH);
     }
   } finally {
     closeSync(fd);
