@@ -9,6 +9,7 @@ import { BUSYBOX } from '../support/images.ts';
 import { ensureImage, makeContainer, makePod, type Pod, type RunningPod, readLog, runPod, startContainer, startPod } from '../support/pod.ts';
 import { lives, processesOf } from '../support/processes.ts';
 import { lasting, remains } from '../support/remains.ts';
+import { removeRules } from '../support/sweep.ts';
 import { until } from '../support/wait.ts';
 
 const TOKEN = '/var/run/secrets/kubernetes.io/serviceaccount';
@@ -279,7 +280,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   });
 });
 
-/** All processes gone, and all that lies on tmpfs: sockets, bundles, namespaces, mounts, interfaces. */
+/** All processes gone, and all that does not outlive a boot: sockets, bundles, namespaces, mounts, interfaces, rules. */
 async function pretendReboot({ runroot, directory, root, network }: Daemon): Promise<void> {
   for (const id of readdirSync(join(runroot, 'bundles'))) {
     const { init, monitor } = processesOf({ runroot }, id);
@@ -294,5 +295,6 @@ async function pretendReboot({ runroot, directory, root, network }: Daemon): Pro
   rmSync(runroot, { recursive: true, force: true });
   rmSync(join(directory, 'ns'), { recursive: true, force: true });
   await run('ip', ['link', 'del', network], { signal: AbortSignal.timeout(10_000) });
+  await removeRules(network);
   writeFileSync(join(root, 'boot-id'), '00000000-0000-0000-0000-000000000000');
 }

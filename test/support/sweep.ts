@@ -15,8 +15,20 @@ export async function sweep(now: Machine, { mark, directory }: { mark: string; d
   for (const line of now.links.filter((text) => text.includes(mark))) {
     await run('ip', ['link', 'del', line.split(/[:@]/)[0] ?? ''], { signal: AbortSignal.timeout(10_000) }).catch(() => {});
   }
+  await removeRules(mark);
   removeCgroups(mark);
   attempt(() => rmSync(directory, { recursive: true, force: true }));
+}
+
+/** Removes the address translation rules whose comment has the word in it, and the chains that only they lead to. */
+export async function removeRules(word: string): Promise<void> {
+  const script = `
+    rules=$(iptables -t nat -S | grep -F '${word}')
+    echo "$rules" | sed -n 's/^-A/iptables -t nat -D/p' | sh
+    echo "$rules" | grep -o 'CNI-[A-Za-z0-9-]*[0-9a-f]\\{16,\\}' | sort -u | while read -r chain; do
+      iptables -t nat -F "$chain" && iptables -t nat -X "$chain"
+    done`;
+  await run('/bin/sh', ['-c', script], { signal: AbortSignal.timeout(30_000) }).catch(() => {});
 }
 
 /** Removes the cgroups below `/<mark>` in every hierarchy, the innermost first. Those with processes stay. */
