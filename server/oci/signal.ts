@@ -6,6 +6,9 @@ const SIGRTMIN = 34;
 const SIGRTMAX = 64;
 const SIGTERM = 15;
 
+/** SIGCLD is System V's name of SIGCHLD, which Node does not list. */
+const NUMBERS: Readonly<Record<string, number>> = { ...constants.signals, SIGCLD: constants.signals.SIGCHLD };
+
 /** The number of a CRI `Signal`; `undefined` for SIGNAL_RUNTIME_DEFAULT and for values that the API does not have. */
 export function criSignalNumber(signal: number): number | undefined {
   const key = (Object.keys(Signal) as (keyof typeof Signal)[]).find((name) => Signal[name] === signal);
@@ -26,7 +29,7 @@ export function parseSignal(text: string): number | undefined {
   if (/^\d{1,2}$/.test(text)) return inRange(Number(text));
   const name = text.toUpperCase().replace(/^(?!SIG)/, 'SIG');
   const realTime = /^SIGRT(MIN|MAX)(?:([+-])(\d{1,2}))?$/.exec(name);
-  if (realTime === null) return Object.hasOwn(constants.signals, name) ? constants.signals[name as NodeJS.Signals] : undefined;
+  if (realTime === null) return Object.hasOwn(NUMBERS, name) ? NUMBERS[name] : undefined;
   const number = (realTime[1] === 'MIN' ? SIGRTMIN : SIGRTMAX) + (realTime[2] === '-' ? -1 : 1) * Number(realTime[3] ?? 0);
   return number >= SIGRTMIN ? inRange(number) : undefined;
 }
@@ -39,7 +42,7 @@ export function stopSignalNumber(requested: number, image: string): number {
 /** `SIGTERM`, `SIGRTMIN+3`, …; the number itself where it has no name. */
 export function signalName(number: number): string {
   if (number >= SIGRTMIN && number <= SIGRTMAX) return number === SIGRTMIN ? 'SIGRTMIN' : `SIGRTMIN+${number - SIGRTMIN}`;
-  return Object.entries(constants.signals).find(([, value]) => value === number)?.[0] ?? String(number);
+  return Object.entries(NUMBERS).find(([, value]) => value === number)?.[0] ?? String(number);
 }
 
 function inRange(number: number): number | undefined {
