@@ -1,13 +1,13 @@
-import { type ChildProcess, fork, spawn } from 'node:child_process';
-import { closeSync, readdirSync, readFileSync } from 'node:fs';
+import { type ChildProcess, fork } from 'node:child_process';
+import { closeSync, readdirSync, readFileSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { ExecaError, execa } from 'execa';
 import { isErrno } from './errors.ts';
 import { identifyProcess, type ProcessIdentity, readProcessStat } from './process.ts';
-import { pipe } from './sys.ts';
+import { CHILD_PATH, type SpawnedProcess, type SpawnOptions, spawnCommand } from './spawn.ts';
+import { pipe, SysError } from './sys.ts';
 
-/** What every child gets instead of the daemon's environment. */
-export const CHILD_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+export type { SpawnedProcess, SpawnOptions } from './spawn.ts';
 
 const MAX_OUTPUT_BYTES = 4 * 1024 * 1024;
 const KILL_DELAY_MS = 2_000;
@@ -37,7 +37,7 @@ export interface RunOptions {
   /** Added to `PATH`; nothing is inherited. */
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
-  /** The command runs through `spawn` itself: for the verbs on a pod's hot path (execa costs 0.7 ms of CPU more). */
+  /** The command runs through `base/spawn.ts`: for the verbs on a pod's hot path, where execa and Node's fork cost most. */
   readonly hot?: boolean;
   /** Of stdout and stderr each, in bytes; more ends the command with an error. Default 4 MiB. */
   readonly maxOutputBytes?: number;
@@ -90,54 +90,55 @@ async function runByExeca(file: string, args: readonly string[], { signal, input
   }
 }
 
-function runBySpawn(file: string, args: readonly string[], { signal, input, env, cwd, maxOutputBytes = MAX_OUTPUT_BYTES }: RunOptions): Promise<RunResult> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(file, args, {
-      detached: true,
-      stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
-      env: { PATH: CHILD_PATH, ...env },
-      ...(cwd === undefined ? {} : { cwd }),
-    });
-    const release = killGroupOnAbort(child.pid, signal);
-    let overflow = false;
-    const collect = (stream: NodeJS.ReadableStream | null): (() => string) => {
-      const chunks: Buffer[] = [];
-      let size = 0;
-      stream?.on('data', (chunk: Buffer) => {
-        size += chunk.length;
-        if (size <= maxOutputBytes) chunks.push(chunk);
-        else {
-          overflow = true;
-          killGroup(child.pid, 'SIGKILL');
-        }
-      });
-      return () => Buffer.concat(chunks).toString();
-    };
-    const stdout = collect(child.stdout);
-    const stderr = collect(child.stderr);
-    child.on('error', (cause) => {
-      release();
-      reject(signal.aborted ? signal.reason : new CommandError(commandLine(file, args), failure(undefined, undefined, false, cause.message), { cause }));
-    });
-    child.on('close', (exitCode, signalName) => {
-      release();
-      if (exitCode === 0 && !overflow) resolve({ stdout: stdout(), stderr: stderr() });
-      else if (signal.aborted) reject(signal.reason);
+/** What fits into a pipe without a reader; more has to be written while the command reads. Source: pipe(7). */
+const PIPE_BYTES = 65_536;
+
+async function runBySpawn(
+  file: string,
+  args: readonly string[],
+  { signal, input, env, cwd, maxOutputBytes = MAX_OUTPUT_BYTES }: RunOptions,
+): Promise<RunResult> {
+  using out = new Pipe();
+  using err = new Pipe();
+  using feed = input === undefined ? undefined : new Pipe();
+  const data = Buffer.from(input ?? '');
+  if (feed !== undefined && data.length <= PIPE_BYTES) {
+    writeSync(feed.writeEnd, data);
+    feed.closeWrite();
+  }
+  const child = await spawnProcess(file, args, {
+    stdio: [feed?.readEnd ?? 'ignore', out.writeEnd, err.writeEnd],
+    ...(env === undefined ? {} : { env }),
+    ...(cwd === undefined ? {} : { cwd }),
+  });
+  const release = killGroupOnAbort(child.pid, signal);
+  for (const pipe of [out, err]) pipe.closeWrite();
+  feed?.closeRead();
+  if (feed !== undefined && data.length > PIPE_BYTES)
+    feed
+      .writer()
+      .on('error', () => {})
+      .end(data); // it may exit without reading: its exit code tells
+  let overflow = false;
+  const collect = (stream: Socket): Promise<string> => {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    stream.on('data', (chunk: Buffer) => {
+      size += chunk.length;
+      if (size <= maxOutputBytes) chunks.push(chunk);
       else {
-        reject(
-          new CommandError(commandLine(file, args), failure(exitCode ?? undefined, signalName ?? undefined, overflow, undefined), {
-            exitCode: exitCode ?? undefined,
-            stdout: stdout(),
-            stderr: stderr(),
-          }),
-        );
+        overflow = true;
+        killGroup(child.pid, 'SIGKILL');
       }
     });
-    if (input !== undefined) {
-      child.stdin?.on('error', () => {}); // it may exit without reading: its exit code tells
-      child.stdin?.end(input);
-    }
-  });
+    stream.on('error', () => {}); // `close` follows
+    return new Promise((resolve) => stream.on('close', () => resolve(Buffer.concat(chunks).toString())));
+  };
+  const [{ exitCode, signal: signalName }, stdout, stderr] = await Promise.all([child.exited, collect(out.stream()), collect(err.stream())]);
+  release();
+  if (exitCode === 0 && !overflow) return { stdout, stderr };
+  signal.throwIfAborted();
+  throw new CommandError(commandLine(file, args), failure(exitCode, signalName, overflow, undefined), { exitCode, stdout, stderr });
 }
 
 /** TERM to the whole process group when the signal fires, KILL 2 s later. Returns what takes the listener off. */
@@ -221,23 +222,17 @@ export class Pipe implements Disposable {
     return stream;
   }
 
+  /** A stream over the write end, which owns it from now on: `end()` closes it. */
+  writer(): Socket {
+    const stream = new Socket({ fd: this.writeEnd, readable: false, writable: true });
+    this.#write = undefined;
+    return stream;
+  }
+
   [Symbol.dispose](): void {
     this.closeRead();
     this.closeWrite();
   }
-}
-
-export interface SpawnedProcess {
-  readonly pid: number;
-  /** Fulfils when it has ended and been reaped; what it started may live on. Never rejects. */
-  readonly exited: Promise<{ readonly exitCode: number | undefined; readonly signal: NodeJS.Signals | undefined }>;
-}
-
-export interface SpawnOptions {
-  /** The child's fd 0, 1, …: `/dev/null` or an fd of ours, which stays the caller's to close. */
-  readonly stdio: readonly ('ignore' | number)[];
-  readonly env?: Readonly<Record<string, string>>;
-  readonly cwd?: string;
 }
 
 /**
@@ -245,22 +240,13 @@ export interface SpawnOptions {
  * request and one answer, which is what `run` is for. Nothing kills it but the caller.
  * @throws {CommandError} when it cannot be started.
  */
-export async function spawnProcess(file: string, args: readonly string[], { stdio, env, cwd }: SpawnOptions): Promise<SpawnedProcess> {
-  const child = spawn(file, args, {
-    detached: true,
-    stdio: [...stdio],
-    env: { PATH: CHILD_PATH, ...env },
-    ...(cwd === undefined ? {} : { cwd }),
-  });
-  const { pid } = child;
-  if (pid === undefined) {
-    const cause = await new Promise<Error>((resolve) => child.once('error', resolve));
+export async function spawnProcess(file: string, args: readonly string[], options: SpawnOptions): Promise<SpawnedProcess> {
+  try {
+    return spawnCommand(file, args, options);
+  } catch (cause) {
+    if (!(cause instanceof SysError)) throw cause;
     throw new CommandError(commandLine(file, args), failure(undefined, undefined, false, cause.message), { cause });
   }
-  const exited: SpawnedProcess['exited'] = new Promise((resolve) => {
-    child.once('exit', (exitCode, signal) => resolve({ exitCode: exitCode ?? undefined, signal: signal ?? undefined }));
-  });
-  return { pid, exited };
 }
 
 /**
