@@ -8,7 +8,7 @@ import { identifyProcess, isAlive, type ProcessIdentity, readProcessStat, signal
 export interface ExecTree {
   /** The OCI runtime that runs in the foreground; `undefined` once it has ended. */
   readonly runtimePid: () => number | undefined;
-  /** The command itself, once the runtime has told; it leads a session of its own. */
+  /** The command itself, once the runtime has told. */
   readonly commandPid: () => number | undefined;
   /** All pids in the container's cgroup now. */
   readonly cgroupProcs: () => readonly number[];
@@ -16,21 +16,24 @@ export interface ExecTree {
   readonly init: ProcessIdentity;
 }
 
-/** For so long a runtime may take to reap its command before it is killed too. */
-const REAP_MS = 500;
+/** For so long a runtime may take to start its command, and to reap it, before it is killed too. */
+const GRACE_MS = 500;
 
 /**
  * Kills an exec whole: the command, its descendants, what forked away from them but kept the session, and the runtime.
  * All are stopped before any is killed, so that none forks while its parents are being counted. The runtime goes last:
- * it reaps the command, which would otherwise stay in the container as a zombie where init does not reap.
+ * killed before it has told the command's pid it would leave the command to itself, and later it reaps the command, which
+ * would otherwise stay in the container as a zombie where init does not reap.
  * @returns what is still there after `timeoutMs`.
  */
 export async function killExec(tree: ExecTree, timeoutMs: number): Promise<ProcessIdentity[]> {
   const began = performance.now();
+  const sessions = new Set<number>();
   for (;;) {
     const waited = performance.now() - began;
-    const spared = tree.commandPid() !== undefined && waited < REAP_MS ? tree.runtimePid() : undefined;
-    const members = stopAll(tree, spared);
+    const spared = waited < GRACE_MS ? tree.runtimePid() : undefined;
+    const starting = spared !== undefined && tree.commandPid() === undefined;
+    const members = starting ? [] : stopAll(tree, sessions, spared);
     for (const member of members) signalProcess(member, 'SIGKILL');
     if ((members.length === 0 && spared === undefined) || waited > timeoutMs) return members;
     await sleep(2);
@@ -39,10 +42,10 @@ export async function killExec(tree: ExecTree, timeoutMs: number): Promise<Proce
 
 const MAX_PASSES = 100;
 
-function stopAll(tree: ExecTree, spared: number | undefined): ProcessIdentity[] {
+function stopAll(tree: ExecTree, sessions: Set<number>, spared: number | undefined): ProcessIdentity[] {
   const stopped = new Map<number, ProcessIdentity>();
   for (let pass = 0; pass < MAX_PASSES; pass += 1) {
-    const fresh = execMembers(tree).filter(({ pid }) => pid !== spared && !stopped.has(pid));
+    const fresh = execMembers(tree, sessions).filter(({ pid }) => pid !== spared && !stopped.has(pid));
     if (fresh.length === 0) break;
     for (const member of fresh) {
       stopped.set(member.pid, member);
@@ -52,33 +55,44 @@ function stopAll(tree: ExecTree, spared: number | undefined): ProcessIdentity[] 
   return [...stopped.values()];
 }
 
-function execMembers(tree: ExecTree): ProcessIdentity[] {
+function execMembers(tree: ExecTree, sessions: Set<number>): ProcessIdentity[] {
   const runtimePid = tree.runtimePid();
+  for (const sessionId of sessionsOf(runtimePid, tree.commandPid())) sessions.add(sessionId);
   const runtime = runtimePid === undefined ? undefined : identifyProcess(runtimePid);
-  const heads = [...sessionMembers(tree), runtime].filter((head) => head !== undefined);
+  const heads = [...sessionMembers(tree, sessions), runtime].filter((head) => head !== undefined);
   const members = heads.flatMap((head) => [head, ...descendants(head.pid)]);
   return members.filter(({ pid }) => pid !== tree.init.pid);
 }
 
-/** Living processes of the container that are in the session of the exec's command. */
-function sessionMembers({ runtimePid, commandPid, cgroupProcs, init }: ExecTree): ProcessIdentity[] {
-  const sessions = [runtimePid(), commandPid()];
+/**
+ * The runtime leads a session of its own. The command is in another: runc's command leads it, crun's is led by a process
+ * that has ended before, so it is only known while the command is there.
+ */
+function sessionsOf(runtimePid: number | undefined, commandPid: number | undefined): number[] {
+  const command = commandPid === undefined ? undefined : readProcessStat(commandPid);
+  return [runtimePid, commandPid, command?.sessionId].filter((sessionId) => sessionId !== undefined && sessionId > 0) as number[];
+}
+
+/** Living processes of the container that are in one of these sessions. */
+function sessionMembers({ cgroupProcs, init }: ExecTree, sessions: ReadonlySet<number>): ProcessIdentity[] {
   return cgroupProcs().flatMap((pid) => {
     const stat = pid === init.pid ? undefined : readProcessStat(pid);
-    return stat !== undefined && sessions.includes(stat.sessionId) && isAlive(stat) ? { pid, startTime: stat.startTime } : [];
+    return stat !== undefined && sessions.has(stat.sessionId) && isAlive(stat) ? { pid, startTime: stat.startTime } : [];
   });
 }
 
 /**
  * Kills what keeps a runtime from ending after its command has: runc copies the output itself and gives no exit code
- * before the last writer is gone, so processes of the exec's session that hold a pipe of the runtime's must go. Others live on.
+ * before the last writer is gone. Its pipes are known to this exec alone, so whoever in the container holds one is a
+ * leftover of the command. Leftovers without a pipe live on.
  */
 export function killPipeHolders(tree: ExecTree): void {
   const runtimePid = tree.runtimePid();
   if (runtimePid === undefined) return;
   const pipes = new Set(openPipes(runtimePid));
-  for (const member of sessionMembers(tree)) {
-    if (openPipes(member.pid).some((name) => pipes.has(name))) signalProcess(member, 'SIGKILL');
+  for (const pid of tree.cgroupProcs().filter((candidate) => candidate !== tree.init.pid && candidate !== runtimePid)) {
+    const holder = identifyProcess(pid);
+    if (holder !== undefined && openPipes(pid).some((name) => pipes.has(name))) signalProcess(holder, 'SIGKILL');
   }
 }
 
