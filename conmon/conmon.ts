@@ -39,14 +39,14 @@ export async function startMonitor(spec: MonitorSpec, { signal }: { signal: Abor
   using gate = new Pipe();
   const { launcher, report } = await launch(spec, gate);
   const launched = readProcessStat(launcher.pid)?.startTime;
+  const reported = firstReport(report);
   let released = false;
   try {
-    if (spec.place !== undefined) await orAborted(Promise.resolve(spec.place(launcher.pid)), signal);
+    await placeMonitor(spec, launcher, reported, signal);
     signal.throwIfAborted();
     released = true;
     gate.closeWrite(); // conmon reads the end of the pipe as the word to go on
-    const created = await orAborted(firstReport(report), signal);
-    return await identify(spec, launcher, created);
+    return await identify(spec, launcher, await orAborted(reported, signal));
   } catch (err) {
     const survivors = await killStart(spec, launcher, { launched, released });
     signal.throwIfAborted();
@@ -72,6 +72,16 @@ async function launch(spec: MonitorSpec, gate: Pipe): Promise<{ launcher: Spawne
     if (!existsSync(spec.bundle)) throw new CriError('failedPrecondition', `create container ${spec.id}: bundle ${spec.bundle} is missing`, { cause: err });
     const reason = isErrno(err.cause, 'ENOENT') ? 'is missing' : isErrno(err.cause, 'EACCES') ? 'is not executable' : describeError(err.cause);
     throw new CriError('failedPrecondition', `create container ${spec.id}: monitor ${spec.conmonPath} ${reason}`, { cause: err });
+  }
+}
+
+async function placeMonitor(spec: MonitorSpec, launcher: SpawnedProcess, reported: Promise<Report>, signal: AbortSignal): Promise<void> {
+  try {
+    if (spec.place !== undefined) await orAborted(Promise.resolve(spec.place(launcher.pid)), signal);
+  } catch (err) {
+    // A monitor that does not like its arguments ends before it can be placed; then its words are the reason.
+    if (!signal.aborted && identifyProcess(launcher.pid) === undefined) await identify(spec, launcher, await reported);
+    throw err;
   }
 }
 

@@ -45,7 +45,7 @@ const TEMPORARY = /\.[A-Za-z0-9]{6}$/;
 
 /**
  * Tells of containers that ended, each once for as long as its exit file lies there; those that lie there at the
- * beginning are told too. A file without content is not an exit yet.
+ * beginning are told too. A file without content is not an exit yet. `onExit` must not throw.
  */
 export class ExitWatcher implements AsyncDisposable {
   readonly #exitDir: string;

@@ -191,6 +191,15 @@ describe('without a working runtime', () => {
     expect(processesWith(other.spec.id)).toEqual([]);
   });
 
+  test('startMonitor() tells the words of a monitor that ended before it could be placed', async () => {
+    const place = async (pid: number): Promise<void> => {
+      await until(() => identifyProcess(pid) === undefined, 'the monitor to end');
+      throw new Error('no such process');
+    };
+    await using bundle = await makeBundle(CRUN, { spec: { runtimePath: '/nonexistent/crun', place } });
+    await expect(bundle.start()).rejects.toThrow(/monitor failed: .*\/nonexistent\/crun/);
+  });
+
   test('startMonitor() starts nothing when it is aborted already', async () => {
     await using bundle = await makeBundle(CRUN);
     await expect(bundle.start(AbortSignal.abort(new Error('gone')))).rejects.toThrow('gone');
