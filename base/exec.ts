@@ -242,7 +242,7 @@ export class Pipe implements Disposable {
  */
 export async function spawnProcess(file: string, args: readonly string[], options: SpawnOptions): Promise<SpawnedProcess> {
   try {
-    return spawnCommand(file, args, options);
+    return await spawnCommand(file, args, options);
   } catch (cause) {
     if (!(cause instanceof SysError)) throw cause;
     throw new CommandError(commandLine(file, args), failure(undefined, undefined, false, cause.message), { cause });

@@ -2,7 +2,7 @@ import { accessSync, constants as fsConstants } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { isErrno } from './errors.ts';
-import { type ProcessEnd, posixSpawn, reap } from './sys.ts';
+import { type ProcessEnd, posixSpawnAsync, reap } from './sys.ts';
 
 /** What every child gets instead of the daemon's environment. */
 export const CHILD_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -27,10 +27,10 @@ export interface SpawnedProcess {
  * A pod takes about thirteen commands.
  * @throws {SysError} when it cannot be started.
  */
-export function spawnCommand(file: string, args: readonly string[], { stdio, env, cwd }: SpawnOptions): SpawnedProcess {
+export async function spawnCommand(file: string, args: readonly string[], { stdio, env, cwd }: SpawnOptions): Promise<SpawnedProcess> {
   const entries = Object.entries({ PATH: CHILD_PATH, ...env });
-  reaper.listen(); // before there is anything to hear of: a quick command ends before this function does
-  const pid = posixSpawn({ path: locate(file), argv: [file, ...args], env: entries.map(([name, value]) => `${name}=${value}`), stdio, cwd });
+  reaper.listen(); // before there is anything to hear of
+  const pid = await posixSpawnAsync({ path: locate(file), argv: [file, ...args], env: entries.map(([name, value]) => `${name}=${value}`), stdio, cwd });
   return { pid, exited: reaper.watch(pid) };
 }
 
@@ -68,6 +68,7 @@ class Reaper {
   watch(pid: number): SpawnedProcess['exited'] {
     if (this.#waiting.size === 0) this.#timer = setInterval(this.#onSignal, LOOK_MS);
     return new Promise((resolve) => {
+      setImmediate(this.#onSignal); // a quick command has ended, and been signalled, before anyone knew its pid
       this.#waiting.set(pid, ({ exitCode, signal }) => resolve({ exitCode, signal: signal === undefined ? undefined : signalNames.get(signal) }));
     });
   }

@@ -292,7 +292,7 @@ export function openInRoot(root: string, path: string, flags: number): number {
   }
 }
 
-/** What `posixSpawn` starts. */
+/** What `posixSpawnAsync` starts. */
 export interface SpawnRequest {
   /** Absolute path. */
   readonly path: string;
@@ -310,11 +310,11 @@ const SPAWN_STRUCT_BYTES = 512;
 
 /**
  * Starts a process in a session of its own, with all signals at their default, by posix_spawn(3): the child borrows our
- * memory until it executes, so that its price does not grow with our heap as that of fork(2) does. The caller must
- * `reap` it.
+ * memory until it executes, so that its price does not grow with our heap as that of fork(2) does. It waits for that on a
+ * thread of the pool, and the event loop goes on. The caller keeps the fds open meanwhile and must `reap` the process.
  * @throws {SysError} `ENOENT`, `EACCES`, … as execve(2) has it.
  */
-export function posixSpawn({ path, argv, env, stdio, cwd }: SpawnRequest): number {
+export async function posixSpawnAsync({ path, argv, env, stdio, cwd }: SpawnRequest): Promise<number> {
   const POSIX_SPAWN_SETSIGDEF = 4;
   const POSIX_SPAWN_SETSIGMASK = 8;
   const POSIX_SPAWN_SETSID = 0x80;
@@ -341,7 +341,8 @@ export function posixSpawn({ path, argv, env, stdio, cwd }: SpawnRequest): numbe
     ok(native.attrSigmask(attributes, Buffer.alloc(SPAWN_STRUCT_BYTES)), 'posix_spawnattr_setsigmask');
     ok(native.attrFlags(attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID), 'posix_spawnattr_setflags');
     const pid = [0];
-    ok(native.spawn(pid, path, actions, attributes, [...argv, null], [...env, null]), 'posix_spawn');
+    const error = await callAsync(native.spawn, [pid, path, actions, attributes, [...argv, null], [...env, null]], 'posix_spawn', path);
+    ok(error, 'posix_spawn');
     return pid[0] as number;
   } finally {
     native.actionsDestroy(actions);
@@ -352,7 +353,7 @@ export function posixSpawn({ path, argv, env, stdio, cwd }: SpawnRequest): numbe
 /** How a process ended. */
 export type ProcessEnd = { readonly exitCode: number; readonly signal: undefined } | { readonly exitCode: undefined; readonly signal: number };
 
-/** Collects a child started by `posixSpawn` if it has ended; `undefined` while it runs. */
+/** Collects a child started by `posixSpawnAsync` if it has ended; `undefined` while it runs. */
 export function reap(pid: number): ProcessEnd | undefined {
   const WNOHANG = 1;
   const status = [0];
