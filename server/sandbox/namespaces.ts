@@ -5,6 +5,7 @@ import { isErrno } from '#base/errors.ts';
 import { run } from '#base/exec.ts';
 import { inNamespaces, MNT, type NamespaceKind, sethostname, umountAsync } from '#base/sys.ts';
 import { NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
+import { sysctlPath } from '../oci/sysctl.ts';
 import type { PinnedNamespaces } from './sandbox.ts';
 
 const kinds = ['net', 'ipc', 'uts'] as const satisfies readonly NamespaceKind[];
@@ -38,7 +39,7 @@ export async function pinNamespaces(
   await run('unshare', [...present.map((kind) => `--${kind}=${pinned[kind]}`), '--', ...command], { signal, hot: true });
   inNamespaces(pinned, () => {
     if (pinned.uts !== undefined && hostname !== '') sethostname(hostname);
-    for (const [name, value] of Object.entries(sysctls)) writeFileSync(sysctlPath(name), value);
+    for (const [name, value] of Object.entries(sysctls)) writeFileSync(join('/proc/sys', sysctlPath(name) ?? ''), value);
   });
 }
 
@@ -74,20 +75,6 @@ function fileSystemType(path: string): number | undefined {
     if (isErrno(err, 'ENOENT')) return undefined;
     throw err;
   }
-}
-
-/** `net.ipv4.ip_forward` and `net/ipv4/conf/eth0.100/forwarding` are both in use: dots separate unless there are slashes. */
-export function sysctlPath(name: string): string {
-  return join('/proc/sys', name.includes('/') ? name : name.replaceAll('.', '/'));
-}
-
-/** The namespace a sysctl belongs to; `undefined` for one that is not namespaced. Source: sysctl(8), namespaces(7). */
-export function sysctlNamespace(name: string): NamespaceKind | undefined {
-  const dotted = name.includes('/') ? name.replaceAll('/', '.') : name;
-  if (dotted.startsWith('net.')) return 'net';
-  if (dotted.startsWith('kernel.shm') || dotted.startsWith('kernel.msg') || dotted.startsWith('fs.mqueue.') || dotted === 'kernel.sem') return 'ipc';
-  if (dotted === 'kernel.hostname' || dotted === 'kernel.domainname') return 'uts';
-  return undefined;
 }
 
 async function touch(path: string): Promise<void> {

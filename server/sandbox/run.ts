@@ -5,10 +5,11 @@ import type { Attachment } from '../../cni/cni.ts';
 import { NamespaceMode, type PodSandboxConfig, Protocol } from '../../proto/cri.ts';
 import type { Flight } from '../creation.ts';
 import { containerCgroup } from '../oci/cgroup-path.ts';
+import { sysctlNamespace } from '../oci/sysctl.ts';
 import type { ValidSandboxConfig } from '../oci/validate.ts';
 import { type Parts, timed } from '../parts.ts';
 import { makePodFiles, podFiles, podHostname } from './files.ts';
-import { pinNamespaces, planNamespaces, sysctlNamespace } from './namespaces.ts';
+import { pinNamespaces, planNamespaces } from './namespaces.ts';
 import { startPause } from './pause.ts';
 import { podName, type SandboxRecord } from './sandbox.ts';
 import { takeDownSandbox } from './take-down.ts';
@@ -112,7 +113,7 @@ async function makeSurroundings(parts: Parts, record: SandboxRecord, signal: Abo
 function podSysctls(defaults: Readonly<Record<string, string>>, { config, namespaces }: SandboxRecord): Record<string, string> {
   const applicable = Object.entries(defaults).filter(([name]) => {
     const kind = sysctlNamespace(name);
-    return kind !== undefined && namespaces[kind] !== undefined;
+    return kind !== undefined && namespaces[kind === 'network' ? 'net' : kind] !== undefined;
   });
   return { ...Object.fromEntries(applicable), ...config.linux?.sysctls };
 }
