@@ -4,6 +4,7 @@ import { JobError } from './jobs.ts';
 
 /** Time for name, connection and TLS: a host that is down must not use up the time its mirrors need. */
 const CONNECT_TIMEOUT_MS = 15_000;
+const MAX_DISCARDED_BYTES = 64 * 1024;
 
 export interface HttpRequest {
   readonly method?: 'GET' | 'POST';
@@ -88,4 +89,14 @@ export async function readBody(response: IncomingMessage, limit: number, what: s
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
+}
+
+/** Reads a body that is of no interest, so that the connection can be used again; a long one ends it. */
+export function discardBody(response: IncomingMessage): void {
+  let size = 0;
+  response.on('data', (chunk: Buffer) => {
+    size += chunk.length;
+    if (size > MAX_DISCARDED_BYTES) response.destroy();
+  });
+  response.on('error', () => {}); // nobody waits for it
 }

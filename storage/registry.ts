@@ -2,7 +2,7 @@ import { createHash, type Hash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { isErrno } from '#base/errors.ts';
 import { type Digest, digestOf, isDigest } from './digest.ts';
-import { HttpClient, readBody } from './http.ts';
+import { discardBody, HttpClient, readBody } from './http.ts';
 import { JobError, type ManifestResult, type Target } from './jobs.ts';
 import { MANIFEST_TYPES, MAX_MANIFEST_BYTES } from './manifest.ts';
 import { PassingError, parseRetryAfter, withRetries } from './retry.ts';
@@ -99,7 +99,7 @@ export class RegistryClient {
       if (response.statusCode !== 401 || renewed || target.credentials.kind === 'bearer') throw await refusal(response, target, path, options.signal);
       const renewal = await this.#authorise(target, response, options);
       if (renewal === undefined) throw await refusal(response, target, path, options.signal);
-      response.resume();
+      discardBody(response);
       this.#authorizations.set(key, renewal);
     }
   }
@@ -142,7 +142,7 @@ export class RegistryClient {
       const response = await this.#http.send(url, { headers: url.origin === first.origin ? headers : others, insecure, ...options });
       const location = response.headers.location;
       if (![301, 302, 303, 307, 308].includes(response.statusCode ?? 0) || location === undefined) return response;
-      response.resume();
+      discardBody(response);
       const next = URL.parse(location, url);
       if (next === null || !/^https?:$/.test(next.protocol))
         throw new JobError('refused', `${first.origin}${first.pathname} redirects to what is no HTTP address`);

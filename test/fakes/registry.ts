@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 
 /** What the registry keeps: manifests by `repository:tag` or digest, blobs by digest. */
@@ -25,6 +26,8 @@ export interface FakeRegistryOptions {
   readonly users?: Readonly<Record<string, string>>;
   /** Accepted at `/token` as an OAuth2 refresh token. */
   readonly identityToken?: string;
+  /** Speaks TLS with this key and certificate (PEM). */
+  readonly tls?: { readonly key: string; readonly cert: string };
   /** Asked for each request that is authorised. */
   readonly fault?: (request: { method: string; path: string; count: number }) => Fault | undefined;
 }
@@ -40,7 +43,8 @@ export class FakeRegistry implements AsyncDisposable {
   private constructor(content: FakeContent, options: FakeRegistryOptions) {
     this.#content = content;
     this.#options = options;
-    this.#server = createServer((request, response) => void this.#serve(request, response));
+    const serve = (request: IncomingMessage, response: ServerResponse): void => void this.#serve(request, response);
+    this.#server = options.tls === undefined ? createServer(serve) : createTlsServer(options.tls, serve);
   }
 
   static async start(content: FakeContent, options: FakeRegistryOptions = {}): Promise<FakeRegistry> {

@@ -1,7 +1,8 @@
+import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
 import { mount, umount } from '#base/sys.ts';
 import type { RegistryAuth } from '../../../storage/storage.ts';
@@ -260,14 +261,62 @@ test('pull() says that the disk is full, and leaves what was there', async () =>
   }
 });
 
-test('pull() runs in children that end with the store', async () => {
-  await using at = await serve();
-  await at.store.storage.pull('example.com/app:1', { signal: at.store.signal });
-  const children = (): string[] =>
-    readFileSync(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8')
-      .split(' ')
-      .filter((pid) => pid !== '' && existsSync(`/proc/${pid}/cmdline`) && /storage\/(fetch|unpack)-child/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')));
-  expect(children().length).toBeGreaterThan(0);
-  await at.store.close();
-  expect(children()).toEqual([]);
+/** Pids of this process's children for pulls. */
+function pullChildren(parent = process.pid): number[] {
+  return readFileSync(`/proc/${parent}/task/${parent}/children`, 'utf8')
+    .split(' ')
+    .filter((pid) => pid !== '' && existsSync(`/proc/${pid}/cmdline`) && /storage\/(fetch|unpack)-child/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')))
+    .map(Number);
+}
+
+describe('the children that pull', () => {
+  test('end with the store', async () => {
+    await using at = await serve();
+    await at.store.storage.pull('example.com/app:1', { signal: at.store.signal });
+    expect(pullChildren().length).toBeGreaterThan(0);
+    await at.store.close();
+    expect(pullChildren()).toEqual([]);
+  });
+
+  test('end with a daemon that is killed', async () => {
+    await using at = await serve({ fault: ({ path }) => (path.includes(big) ? 'hang' : undefined) });
+    const script = `
+      const { Storage } = await import('${resolve('storage/storage.ts')}');
+      const { silentLog } = await import('${resolve('base/log.ts')}');
+      const storage = await Storage.open({ root: '${at.store.dir}/other', log: silentLog, registriesConf: '${at.store.dir}/registries.conf', globalAuthFile: '',
+        maxParallelDownloads: 3, pullProgressTimeoutMs: 60000, pinnedImages: [] });
+      await storage.pull('example.com/app:1', { signal: new AbortController().signal });`;
+    const daemon = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: 'ignore' });
+    await vi.waitFor(() => expect(at.registry.count(big)).toBe(1), { timeout: 10_000 });
+    const children = pullChildren(daemon.pid as number);
+    expect(children.length).toBeGreaterThan(0);
+    daemon.kill('SIGKILL');
+    await vi.waitFor(() => expect(children.filter((pid) => existsSync(`/proc/${pid}`))).toEqual([]), { timeout: 10_000 });
+  });
+
+  test('may die: that pull fails with a reason, the next one works', async () => {
+    await using at = await serve({ fault: ({ path, count }) => (path.includes(big) && count === 1 ? 'hang' : undefined) });
+    const { storage, signal } = at.store;
+    const failed = storage.pull('example.com/app:1', { signal });
+    failed.catch(() => {});
+    await vi.waitFor(() => expect(at.registry.count(big)).toBe(1));
+    for (const pid of pullChildren()) process.kill(pid, 'SIGKILL');
+    await expect(failed).rejects.toThrow('was killed by SIGKILL');
+    expect((await storage.pull('example.com/app:1', { signal })).id).toBe(image.id);
+    expect((await at.store.leftovers()).staging).toEqual([]);
+  });
+});
+
+test('pull() checks certificates unless the registry is insecure', async () => {
+  await using store = await TestStore.open();
+  const [key, cert] = ['key.pem', 'cert.pem'].map((name) => join(store.dir, name)) as [string, string];
+  const subject = ['-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1', '-days', '2'];
+  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-keyout', key, '-out', cert, ...subject], {
+    stdio: 'pipe',
+  });
+  await using registry = await FakeRegistry.start(content, { tls: { key: readFileSync(key, 'utf8'), cert: readFileSync(cert, 'utf8') } });
+  const { storage, signal } = store;
+  await expect(storage.pull(`${registry.host}/app:1`, { signal })).rejects.toThrow(/^RegistryUnavailable: .*self-signed certificate/);
+  await store.redirect('example.com', registry.host);
+  expect((await storage.pull('example.com/app:1', { signal })).id).toBe(image.id);
 });
