@@ -5,9 +5,10 @@ let serial = 0;
 
 /**
  * Replaces a file so that a reader, or a crash, sees the old bytes or the new ones and nothing between: temporary file
- * in the same directory, fsync, rename, fsync of the directory.
+ * in the same directory, fsync, rename, and unless `lasting` is false fsync of the directory. Without that a power cut
+ * may bring the old bytes back.
  */
-export async function writeFileAtomic(path: string, data: string | Uint8Array, { mode = 0o600 } = {}): Promise<void> {
+export async function writeFileAtomic(path: string, data: string | Uint8Array, { mode = 0o600, lasting = true } = {}): Promise<void> {
   serial += 1;
   const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.${serial}.tmp`);
   try {
@@ -24,7 +25,7 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array, {
     await rm(temporary, { force: true });
     throw err;
   }
-  await syncDirectory(dirname(path));
+  if (lasting) await syncDirectory(dirname(path));
 }
 
 /** Makes renames and removals in a directory durable. */

@@ -66,11 +66,11 @@ class Reaper {
   }
 
   watch(pid: number): SpawnedProcess['exited'] {
+    // A quick command has ended, and been signalled, before anyone knew its pid.
+    const ended = reap(pid);
+    if (ended !== undefined) return Promise.resolve(named(ended));
     if (this.#waiting.size === 0) this.#timer = setInterval(this.#onSignal, LOOK_MS);
-    return new Promise((resolve) => {
-      setImmediate(this.#onSignal); // a quick command has ended, and been signalled, before anyone knew its pid
-      this.#waiting.set(pid, ({ exitCode, signal }) => resolve({ exitCode, signal: signal === undefined ? undefined : signalNames.get(signal) }));
-    });
+    return new Promise((resolve) => this.#waiting.set(pid, (end) => resolve(named(end))));
   }
 
   #look(): void {
@@ -82,6 +82,10 @@ class Reaper {
     }
     if (this.#waiting.size === 0) clearInterval(this.#timer);
   }
+}
+
+function named({ exitCode, signal }: ProcessEnd): Awaited<SpawnedProcess['exited']> {
+  return { exitCode, signal: signal === undefined ? undefined : signalNames.get(signal) };
 }
 
 const signalNames = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name as NodeJS.Signals]));

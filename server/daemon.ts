@@ -216,11 +216,12 @@ async function makeDirectories({ root, runroot }: Config): Promise<Paths> {
     exits: join(runroot, 'exits'),
     pauseRootfs: join(root, 'pause'),
     trash: join(root, 'removed'),
+    bundleTrash: join(runroot, 'removed'),
     bundle: (id) => join(bundles, id),
   };
   await mkdir(root, { recursive: true, mode: 0o711 });
   await mkdir(runroot, { recursive: true, mode: 0o755 });
-  for (const directory of [bundles, paths.exits, paths.pauseRootfs, paths.trash]) await mkdir(directory, { recursive: true, mode: 0o711 });
+  for (const directory of [bundles, paths.exits, paths.pauseRootfs, paths.trash, paths.bundleTrash]) await mkdir(directory, { recursive: true, mode: 0o711 });
   return paths;
 }
 

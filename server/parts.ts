@@ -71,7 +71,9 @@ export interface Paths {
   readonly exits: string;
   /** The root file system of the built-in pause: one for all pods, read-only. */
   readonly pauseRootfs: string;
+  /** Removed records with what they held, and removed bundles, until the sweeper deletes them. */
   readonly trash: string;
+  readonly bundleTrash: string;
   /** `config.json`, `rootfs`, conmon's sockets and pid files of a container or of a sandbox's pause process. */
   bundle(id: string): string;
 }

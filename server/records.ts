@@ -2,6 +2,7 @@ import { lstat, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { syncDirectory, writeFileAtomic } from '#base/atomic-file.ts';
 import { isErrno } from '#base/errors.ts';
+import { run } from '#base/exec.ts';
 import type { ObjectId } from '#base/id.ts';
 
 /** What every record has. */
@@ -77,7 +78,7 @@ export class Records<R extends Identified> {
     await this.#queue(record.id, async () => {
       await mkdir(this.directory(record.id), { mode: 0o700 });
       try {
-        await this.#write(record);
+        await this.#write(record, true);
       } catch (err) {
         await rm(this.directory(record.id), { recursive: true, force: true });
         throw err;
@@ -88,14 +89,15 @@ export class Records<R extends Identified> {
 
   /**
    * Replaces a record: saved to disk, then swapped in memory. `undefined` when it is gone, or as soon as `change` returns
-   * `undefined` (nothing changes then).
+   * `undefined` (nothing changes then). After a power cut an update that is not `lasting` may be gone and the record
+   * before it is there: right for what a reboot ends anyway.
    */
-  update(id: string, change: (old: R) => R | undefined): Promise<R | undefined> {
+  update(id: string, change: (old: R) => R | undefined, { lasting = false } = {}): Promise<R | undefined> {
     return this.#queue(id, async () => {
       const old = this.#items.get(id);
       const next = old === undefined ? undefined : change(old);
       if (old === undefined || next === undefined || next === old) return next;
-      await this.#write(next);
+      await this.#write(next, lasting);
       this.#items.set(id, next);
       return next;
     });
@@ -115,8 +117,8 @@ export class Records<R extends Identified> {
     });
   }
 
-  async #write(record: R): Promise<void> {
-    await writeFileAtomic(join(this.directory(record.id), 'record.json'), JSON.stringify({ format: FORMAT, record }));
+  async #write(record: R, lasting: boolean): Promise<void> {
+    await writeFileAtomic(join(this.directory(record.id), 'record.json'), JSON.stringify({ format: FORMAT, record }), { lasting });
   }
 
   #queue<T>(id: string, work: () => Promise<T>): Promise<T> {
@@ -161,10 +163,11 @@ function parseRecord<R extends Identified>(id: string, text: string): R {
   return record;
 }
 
-/** Deletes what was moved to the trash. */
+/**
+ * Deletes what was moved to the trash, by a process of its own: removing trees file by file would keep ours busy. It stays
+ * on the trash's own file system, whatever may still be mounted in there.
+ */
 export async function emptyTrash(trash: string, signal: AbortSignal): Promise<void> {
-  for (const name of await readdir(trash)) {
-    if (signal.aborted) return;
-    await rm(join(trash, name), { recursive: true, force: true, maxRetries: 3 });
-  }
+  const names = await readdir(trash);
+  if (names.length > 0) await run('rm', ['-rf', '--one-file-system', '--', ...names], { cwd: trash, signal, hot: true });
 }

@@ -61,11 +61,14 @@ export class Sweeper {
   #emptyTrash(): void {
     if (this.#emptying) return;
     this.#emptying = true;
-    this.#parts.background('empty trash', () =>
-      emptyTrash(this.#parts.paths.trash, this.#parts.signal).finally(() => {
+    const { paths, signal, background } = this.#parts;
+    background('empty trash', async () => {
+      try {
+        for (const trash of [paths.trash, paths.bundleTrash]) await emptyTrash(trash, signal);
+      } finally {
         this.#emptying = false;
-      }),
-    );
+      }
+    });
   }
 
   async #lookAtContainer(container: ContainerRecord): Promise<void> {

@@ -31,12 +31,16 @@ export async function noteEnd(parts: Needs, id: string, known?: KnownEnd): Promi
       : { exitCode: exit.exitCode, reason: reasonOf(exit.exitCode, oom), message: known?.message ?? (oom ? oomMessage(record) : '') };
   const finishedAt = exit === undefined ? parts.now() : String(exit.finishedAt);
   let noted = false;
-  await parts.containers.update(id, (old) => {
-    if (old.state.name !== 'created' && old.state.name !== 'running') return undefined;
-    noted = true;
-    const to: ContainerState = { name: 'exited', startedAt: old.state.name === 'running' ? old.state.startedAt : '0', finishedAt, ...ended };
-    return { ...old, state: move(id, old.state, to) };
-  });
+  await parts.containers.update(
+    id,
+    (old) => {
+      if (old.state.name !== 'created' && old.state.name !== 'running') return undefined;
+      noted = true;
+      const to: ContainerState = { name: 'exited', startedAt: old.state.name === 'running' ? old.state.startedAt : '0', finishedAt, ...ended };
+      return { ...old, state: move(id, old.state, to) };
+    },
+    { lasting: true },
+  );
   parts.deaths.announce(id);
   if (!noted) return;
   if (oom) parts.observeOom();

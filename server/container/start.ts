@@ -47,7 +47,9 @@ export async function startContainer(parts: Parts, id: string, caller: AbortSign
 }
 
 async function noteStartFailure(parts: Parts, id: string, message: string): Promise<void> {
-  await parts.containers.update(id, (old) => ({ ...old, state: { name: 'exited', startedAt: '0', finishedAt: parts.now(), ...START_FAILED, message } }));
+  await parts.containers.update(id, (old) => ({ ...old, state: { name: 'exited', startedAt: '0', finishedAt: parts.now(), ...START_FAILED, message } }), {
+    lasting: true,
+  });
   parts.deaths.announce(id);
   await noteEnd(parts, id);
 }

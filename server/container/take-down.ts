@@ -2,7 +2,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Parts } from '../parts.ts';
 import { type ContainerRecord, processesOf } from './container.ts';
-import { deleteWorkload, killWorkload, type Workload } from './workload.ts';
+import { deleteWorkload, discardBundle, killWorkload, type Workload } from './workload.ts';
 
 type Needs = Pick<Parts, 'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'locks' | 'signal' | 'doomed'>;
 
@@ -26,7 +26,7 @@ export async function takeDownContainer(parts: Needs, id: string, { removeLog = 
   await killWorkload(parts, workloadOf(record), signal);
   await releaseContainer(parts, record, signal);
   if (removeLog && record.madeLog) await rm(record.logPath, { force: true }); // a kubelet counts the attempt up because of it;
-  await rm(parts.paths.bundle(id), { recursive: true, force: true });
+  await discardBundle(parts, id);
   await parts.containers.remove(id);
   parts.doomed.delete(id);
 }

@@ -1,7 +1,7 @@
-import { rm } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
-import { CriError } from '#base/errors.ts';
+import { CriError, isErrno } from '#base/errors.ts';
 import { isAlive, type ProcessIdentity, readProcessStat, signalProcess } from '#base/process.ts';
 import type { Parts } from '../parts.ts';
 
@@ -74,4 +74,13 @@ export async function deleteWorkload(parts: Needs, workload: Workload, signal: A
     signalProcess(monitor, 'SIGKILL');
   }
   await rm(join(parts.paths.exits, workload.id), { force: true });
+}
+
+/** Moves a bundle out of the way, which takes one call where deleting it takes dozens. Safe to repeat. */
+export async function discardBundle({ paths }: Pick<Parts, 'paths'>, id: string): Promise<void> {
+  try {
+    await rename(paths.bundle(id), join(paths.bundleTrash, `${id}.${process.pid}`));
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT')) throw err;
+  }
 }

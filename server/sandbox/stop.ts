@@ -28,10 +28,14 @@ export async function stopSandbox(parts: Parts, id: string, caller: AbortSignal)
   if (failures.length === 0) {
     await removePodFiles(podFiles(parts.paths.bundle(id), record.namespaces));
     await unpinNamespaces(record.namespaces);
-    await parts.sandboxes.update(id, (old) => {
-      const { pause: _pause, attachment: _attachment, ...rest } = old;
-      return { ...rest, state: 'notReady', namespaces: {}, ips: [] };
-    });
+    await parts.sandboxes.update(
+      id,
+      (old) => {
+        const { pause: _pause, attachment: _attachment, ...rest } = old;
+        return { ...rest, state: 'notReady', namespaces: {}, ips: [] };
+      },
+      { lasting: true },
+    );
     parts.log.info({ sandboxId: id, pod: podName(record.config) }, 'Stopped sandbox');
     return;
   }

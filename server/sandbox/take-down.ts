@@ -1,5 +1,5 @@
-import { rm } from 'node:fs/promises';
 import { takeDownContainer } from '../container/take-down.ts';
+import { discardBundle } from '../container/workload.ts';
 import type { Parts } from '../parts.ts';
 import { stopSandbox } from './stop.ts';
 
@@ -14,7 +14,7 @@ export async function removeSandbox(parts: Parts, id: string, caller: AbortSigna
   const own = [...parts.containers.values()].filter(({ sandboxId }) => sandboxId === id);
   await Promise.all(own.map((container) => takeDownContainer(parts, container.id)));
   await using _lock = await parts.locks.acquire(id, caller);
-  await rm(parts.paths.bundle(id), { recursive: true, force: true });
+  await discardBundle(parts, id);
   if (record.madeCgroupFrom !== undefined) await parts.cgroups.removeEmpty(record.cgroupParent, record.madeCgroupFrom);
   await parts.sandboxes.remove(id);
   parts.doomed.delete(id);

@@ -3,6 +3,8 @@ import { expect, test } from 'vitest';
 import { CommandError, Pipe, run, spawnProcess } from '#base/exec.ts';
 import { isAlive, readProcessStat } from '#base/process.ts';
 
+/** Of this run alone. */
+const SECONDS = 1_000_000 + process.pid;
 const long = AbortSignal.timeout(60_000);
 
 test.each([true, false])('run() hands over output and input (hot %s)', async (hot) => {
@@ -33,7 +35,7 @@ test.each([true, false])('run() tells which signal killed a command (hot %s)', a
 
 test.each([true, false])('run() kills the command with its children when aborted (hot %s)', async (hot) => {
   const abort = new AbortController();
-  const running = run('sh', ['-c', 'sleep 1234 & wait'], { signal: abort.signal, hot });
+  const running = run('sh', ['-c', `sleep ${SECONDS} & wait`], { signal: abort.signal, hot });
   running.catch(() => {});
   await expect.poll(() => sleepers().length).toBe(1);
   const [child] = sleepers();
