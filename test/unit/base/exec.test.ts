@@ -75,7 +75,7 @@ function sleepers() {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .flatMap((name) => readProcessStat(Number(name)) ?? [])
-    .filter((stat) => stat.state !== 'Z' && commandOf(stat.pid) === 'sleep\x001234\0');
+    .filter((stat) => stat.state !== 'Z' && commandOf(stat.pid) === ['sleep', SECONDS, ''].join('\0'));
 }
 
 function commandOf(pid: number): string {
