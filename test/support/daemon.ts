@@ -125,7 +125,7 @@ function prepare({ handler, config = {}, registry = '' }: DaemonOptions): Layout
   mkdirSync(programs);
   const layout: Layout = {
     directory,
-    root: join(directory, 'root'),
+    root: String(config.berth?.root ?? join(directory, 'root')),
     runroot: join(directory, 'r'),
     socket: join(directory, 'r/berth.sock'),
     configFile: join(directory, 'berth.conf'),
@@ -239,8 +239,8 @@ async function answers(cri: Cri, child: ChildProcess, logFile: string): Promise<
   throw new Error(`the daemon does not answer: ${lastLines(logFile)}`);
 }
 
-/** By the records too: what nobody has claimed is in no list. */
-async function removePods({ cri, root }: Daemon): Promise<void> {
+/** Stops and removes all pods; by the records too, since what nobody has claimed is in no list. */
+export async function removePods({ cri, root }: Daemon): Promise<void> {
   const recorded = existsSync(join(root, 'sandboxes')) ? readdirSync(join(root, 'sandboxes')).filter((name) => /^[0-9a-f]{64}$/.test(name)) : [];
   const { items } = await cri.ListPodSandbox();
   const ids = [...new Set([...recorded, ...items.map(({ id }) => id)])];

@@ -5,17 +5,18 @@ import { run } from '#base/exec.ts';
 import type { Daemon } from './daemon.ts';
 import { cgroupHierarchies } from './sweep.ts';
 
-/** Directories of a daemon with one entry for each pod or container. */
-const perObject = ['root/sandboxes', 'root/containers', 'r/bundles', 'r/exits', 'ns/netns', 'ns/ipcns', 'ns/utsns'];
+/** Directories with one entry for each pod or container. */
+const perObject = ['r/bundles', 'r/exits', 'ns/netns', 'ns/ipcns', 'ns/utsns'];
 
 /**
  * What a daemon holds on the machine for pods and containers, as lines of text: records, bundles, exit files, pinned
  * namespaces, mounts, addresses, interfaces, cgroups, processes. Empty when it has none and has left nothing.
  */
 export async function remains(daemon: Daemon): Promise<string[]> {
-  const { directory, network, cgroup } = daemon;
+  const { directory, root, network, cgroup } = daemon;
   const links = await run('ip', ['-o', 'link'], { signal: AbortSignal.timeout(10_000) });
   return [
+    ...['sandboxes', 'containers'].flatMap((kind) => entries(join(root, kind)).map((name) => `${kind}/${name}`)),
     ...perObject.flatMap((path) => entries(join(directory, path)).map((name) => `${path}/${name}`)),
     ...mounts()
       .filter((path) => path.startsWith(directory) && /[0-9a-f]{64}/.test(path))
