@@ -1,0 +1,61 @@
+// `npm run bench [-- --pods 50 --samples 20 --rounds 2 --out FILE]`: Berth's bundle and Debian's containerd, both with
+// crun and the same conflist, in turn in one run. Prints a table and writes it, with all samples beside it as JSON.
+import { readFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { run } from '#base/exec.ts';
+import { startRegistry } from '../support/registry.ts';
+import { findTool } from '../support/tool.ts';
+import { type Peer, startBerth, startContainerd } from './peer.ts';
+import { IMAGE, type Measured, measured, measureIdle, measureMany, measureSingle } from './rounds.ts';
+import { machine, table } from './table.ts';
+
+const { values } = parseArgs({
+  options: {
+    pods: { type: 'string', default: '50' },
+    samples: { type: 'string', default: '20' },
+    rounds: { type: 'string', default: '2' },
+    out: { type: 'string', default: join(import.meta.dirname, 'results.md') },
+  },
+});
+const pods = Number(values.pods);
+const samples = Number(values.samples);
+
+const long = AbortSignal.timeout(600_000);
+if (findTool('containerd') === undefined) await run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'containerd'], { signal: long });
+await run(process.execPath, [join(import.meta.dirname, '../../contrib/build.ts')], { signal: long, env: { HOME: process.env.HOME ?? '/root' } });
+
+await using registry = await startRegistry();
+const results: Record<Peer['name'], Measured> = { berth: measured(), containerd: measured() };
+const load = (): string => readFileSync('/proc/loadavg', 'latin1').split(' ')[0] ?? '';
+const loadBefore = load();
+
+for (let round = 0; round < Number(values.rounds); round += 1) {
+  // One at a time: what the other one holds, in memory and in the kernel, would show in the figures of both.
+  for (const start of [startBerth, startContainerd]) {
+    await using peer = await start(registry.address);
+    const into = results[peer.name];
+    console.error(`round ${round + 1}: ${peer.name}, load ${load()}`);
+    await peer.cri.PullImage({ image: { image: IMAGE } });
+    await measureSingle(peer, { pods: samples, warm: 3 }, into);
+    await measureMany(peer, { pods, atOnce: 10, calls: 30 }, into);
+  }
+  for (const start of [startBerth, startContainerd]) {
+    await using peer = await start(registry.address);
+    await measureIdle(peer, 20, results[peer.name]);
+  }
+}
+
+const text = [
+  `Taken on ${new Date().toISOString().slice(0, 10)} on ${machine()}; load ${loadBefore} before, ${load()} after; ${samples * Number(values.rounds)} pods one by one, ${values.rounds} times ${pods} pods ten at a time; medians unless said.`,
+  '',
+  table(results.berth, results.containerd, pods),
+].join('\n');
+console.log(text);
+await writeFile(values.out, text);
+const raw = Object.fromEntries(
+  Object.entries(results).map(([name, { samples: timed, figures }]) => [name, { ...Object.fromEntries(timed), ...Object.fromEntries(figures) }]),
+);
+await writeFile(values.out.replace(/(\.md)?$/, '.json'), `${JSON.stringify(raw)}\n`);
+process.exit(0);

@@ -1,0 +1,86 @@
+// The figures side by side, with the goals, as Markdown.
+import { readFileSync } from 'node:fs';
+import { cpus } from 'node:os';
+import type { Measured } from './rounds.ts';
+
+/** What is asked of Berth: a ratio to containerd's figure, or a figure of its own. */
+interface Goal {
+  readonly what: string;
+  readonly from: 'samples' | 'figures';
+  readonly key: string;
+  readonly quantile: number;
+  readonly unit: string;
+  readonly goal: string;
+  readonly met: (berth: number, ratio: number) => boolean;
+}
+
+const ratio = (key: string, goal: number, { quantile = 0.5, what = key } = {}): Goal => ({
+  what: quantile === 0.5 ? what : `${what}, p95`,
+  from: 'samples',
+  key,
+  quantile,
+  unit: 'ms',
+  goal: `≤ ${goal} of containerd's`,
+  met: (_berth, found) => found <= goal,
+});
+
+const limit = (key: string, goal: number, unit: string): Goal => ({
+  what: key,
+  from: 'figures',
+  key,
+  quantile: 0.5,
+  unit,
+  goal: `≤ ${goal} ${unit}`,
+  met: (berth) => berth <= goal,
+});
+
+export const goals = (pods: number): readonly Goal[] => [
+  ratio('pod-up', 0.55, { what: 'pod-up: RunPodSandbox + CreateContainer + StartContainer, with pause' }),
+  ratio('pod-up', 0.6, { quantile: 0.95 }),
+  ratio('ExecSync, 1 pod', 0.75),
+  ratio(`ExecSync, ${pods} pods`, 0.5),
+  ratio('pod-down', 0.8, { what: 'pod-down: StopContainer(0) to RemovePodSandbox' }),
+  {
+    what: `${pods} pods, 10 at a time`,
+    from: 'figures',
+    key: 'pods per second',
+    quantile: 0.5,
+    unit: 'pods/s',
+    goal: "≥ 1.4 of containerd's",
+    met: (_berth, found) => found >= 1.4,
+  },
+  ratio(`ContainerStatus, ${pods} pods`, 1.3),
+  ratio(`ListContainers, ${pods} pods`, 1.3),
+  ratio(`ListPodSandbox, ${pods} pods`, 1.3),
+  limit('daemon PSS idle', 85, 'MiB'),
+  limit('daemon PSS with the pods', 100, 'MiB'),
+  limit('daemon CPU idle', 0.5, '% of a core'),
+  limit('start to READY', 300, 'ms'),
+  limit('daemon CPU per pod', 12, 'ms'),
+  limit('helpers PSS per pod', 0.85, 'MiB'),
+];
+
+export function quantile(values: readonly number[], q: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.max(0, Math.ceil(q * sorted.length) - 1))] ?? Number.NaN;
+}
+
+export function table(berth: Measured, containerd: Measured, pods: number): string {
+  const rows = goals(pods).map(({ what, from, key, quantile: q, unit, goal, met }) => {
+    const mine = quantile(berth[from].get(key) ?? [], q);
+    const theirs = quantile(containerd[from].get(key) ?? [], q);
+    return `| ${what} (${unit}) | ${show(mine)} | ${show(theirs)} | ${show(mine / theirs)} | ${goal} | ${met(mine, mine / theirs) ? 'met' : '**missed**'} |`;
+  });
+  return ['| | Berth | containerd | ratio | goal | |', '|---|---|---|---|---|---|', ...rows, ''].join('\n');
+}
+
+export function machine(): string {
+  const memory = Number(/^MemTotal:\s+(\d+)/m.exec(readFileSync('/proc/meminfo', 'latin1'))?.[1] ?? 0);
+  const release = readFileSync('/proc/sys/kernel/osrelease', 'latin1').trim();
+  return `${cpus().length} cores (${cpus()[0]?.model ?? 'unknown'}), ${Math.round(memory / 1024 ** 2)} GiB, Linux ${release}`;
+}
+
+function show(value: number): string {
+  if (!Number.isFinite(value)) return '–';
+  return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
+}
