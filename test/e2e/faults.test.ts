@@ -56,8 +56,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
 
   const monitorAndRuntime: Breakage[] = [
     { what: 'conmon is missing', program: 'conmon', verb: 'any', fault: 'missing', says: /conmon/ },
-    { what: 'conmon fails', program: 'conmon', verb: 'any', fault: 'fail', says: /conmon/ },
-    { what: 'conmon is killed', program: 'conmon', verb: 'any', fault: 'die', says: /conmon/ },
+    { what: 'conmon fails', program: 'conmon', verb: 'any', fault: 'fail', says: /monitor.*injected failure/ },
+    { what: 'conmon is killed', program: 'conmon', verb: 'any', fault: 'die', says: /monitor/ },
     { what: 'the OCI runtime is missing', program: handler, verb: 'create', fault: 'missing', says: new RegExp(handler) },
     { what: 'the OCI runtime fails to create', program: handler, verb: 'create', fault: 'fail', says: /injected failure/ },
     { what: 'the OCI runtime is killed while it creates', program: handler, verb: 'create', fault: 'die', says: /create/ },

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
@@ -8,7 +8,7 @@ import { type Cri, connectCri } from './cri.ts';
 import { Faults } from './faults.ts';
 import { mark, subnetOf } from './mark.ts';
 import { removeCgroups } from './sweep.ts';
-import { findTool } from './tool.ts';
+import { CACHE, findTool } from './tool.ts';
 
 const PROJECT = join(import.meta.dirname, '../..');
 const READY_MS = 30_000;
@@ -272,8 +272,13 @@ function ended(child: ChildProcess): Promise<number | string> {
   });
 }
 
-/** What a CNI plugin leaves for good, and what a kubelet would remove: the bridge, the pods' cgroups, the files. */
-async function removeTraces({ directory, network }: Layout): Promise<void> {
+/**
+ * What a CNI plugin leaves for good, and what a kubelet would remove: the bridge, the pods' cgroups, the files. The log
+ * stays, in test/.cache/logs.
+ */
+async function removeTraces({ directory, network, logFile }: Layout): Promise<void> {
+  mkdirSync(join(CACHE, 'logs'), { recursive: true });
+  copyFileSync(logFile, join(CACHE, 'logs', `${network}.log`));
   await run('ip', ['link', 'del', network], { signal: AbortSignal.timeout(10_000) }).catch(() => {});
   removeCgroups(mark());
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
