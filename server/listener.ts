@@ -1,11 +1,11 @@
 import type { Stats } from 'node:fs';
 import { chmod, lstat, mkdir, mkdtempDisposable, rename, unlink } from 'node:fs/promises';
-import { type Server as Acceptor, connect, createServer } from 'node:net';
+import { type Server as Acceptor, connect, createServer, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { type Server, ServerCredentials } from '@grpc/grpc-js';
 import { CriError, isErrno } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
-import { FilteredSocket } from './authority.ts';
+import { greet } from './greeting.ts';
 import { limitTimeouts } from './grpc-timeout.ts';
 
 /** `sun_path` less its final zero: unix(7). */
@@ -28,7 +28,16 @@ export async function listen(server: Server, path: string, log: Log): Promise<As
   if (await isStale(path)) log.info({ path }, 'Found stale socket');
 
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
-  const acceptor = createServer((socket) => injector.injectConnection(new FilteredSocket(socket)));
+  // Those that have not said anything yet are not known to the server, so that its end is not theirs.
+  const greeted = new Set<Socket>();
+  const acceptor = createServer((socket) => {
+    greeted.add(socket);
+    socket.once('close', () => greeted.delete(socket));
+    greet(socket, (connection) => {
+      greeted.delete(socket);
+      injector.injectConnection(connection);
+    });
+  });
   try {
     const ours = await bind(acceptor, path);
     acceptor.on('error', (err) => log.error({ err, path }, 'Could not accept client'));
@@ -36,6 +45,7 @@ export async function listen(server: Server, path: string, log: Log): Promise<As
     return {
       async [Symbol.asyncDispose]() {
         acceptor.close();
+        for (const socket of greeted) socket.destroy();
         limited[Symbol.dispose]();
         const there = await lstat(path).catch(() => undefined);
         if (there?.ino === ours.ino && there.dev === ours.dev) await unlink(path);

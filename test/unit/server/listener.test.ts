@@ -100,7 +100,7 @@ test('shutDown() lets running calls finish, tells clients to go, and takes no mo
   });
   const idle = connect('http://localhost', { createConnection: () => createConnection(api.path) });
   const goaway = once(idle, 'goaway');
-  await once(idle, 'remoteSettings');
+  await once(idle.request({ ':path': '/nothing' }).resume(), 'close');
   const stopped = api.call('StopContainer');
   await begun.promise;
 
@@ -112,6 +112,15 @@ test('shutDown() lets running calls finish, tells clients to go, and takes no mo
   expect(await stopped).toEqual({});
   expect(await ended).toBe(true);
   expect(idle.closed).toBe(true);
+});
+
+test('listen() lets go of clients that never asked for anything when it is disposed of', async () => {
+  await using api = await serveApi({});
+  const idle = createConnection(api.path);
+  await once(idle, 'data');
+  const closed = once(idle, 'close');
+  await api.listener[Symbol.asyncDispose]();
+  await closed;
 });
 
 test('shutDown() cuts off what does not finish in time', async () => {
