@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { readdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { CriError, isErrno, quote } from '#base/errors.ts';
@@ -114,7 +114,7 @@ export async function endLeftExecs(target: Pick<ExecTarget, 'bundle' | 'cgroupPr
       init: target.init,
     };
     await killExec(tree, KILL_TIMEOUT_MS);
-    for (const path of [paths.process, paths.pid]) removeFile(path);
+    for (const path of [paths.process, paths.pid]) rmSync(path, { force: true });
   }
 }
 
@@ -180,7 +180,7 @@ class Scratch implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const path of [this.processPath, this.pidPath]) removeFile(path);
+    for (const path of [this.processPath, this.pidPath]) rmSync(path, { force: true });
   }
 }
 
@@ -191,13 +191,5 @@ function readPidFile(path: string): number | undefined {
   } catch (err) {
     if (isErrno(err, 'ENOENT')) return undefined;
     throw err;
-  }
-}
-
-function removeFile(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch (err) {
-    if (!isErrno(err, 'ENOENT')) throw err;
   }
 }

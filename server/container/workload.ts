@@ -1,4 +1,5 @@
-import { rename, rm } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
 import { CriError, isErrno } from '#base/errors.ts';
@@ -73,7 +74,7 @@ export async function deleteWorkload(parts: Needs, workload: Workload, signal: A
     for (let look = 0; look < looks.length && isAlive(monitor); look += 1) await sleep(looks[look] ?? 500, signal);
     signalProcess(monitor, 'SIGKILL');
   }
-  await rm(join(parts.paths.exits, workload.id), { force: true });
+  rmSync(join(parts.paths.exits, workload.id), { force: true });
 }
 
 /** Moves a bundle out of the way, which takes one call where deleting it takes dozens. Safe to repeat. */

@@ -1,4 +1,5 @@
-import { chmod, copyFile, mkdir, rename, rm, writeFile } from 'node:fs/promises';
+import { writeFileSync } from 'node:fs';
+import { chmod, copyFile, mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CriError, isErrno } from '#base/errors.ts';
 import { startMonitor } from '../../conmon/conmon.ts';
@@ -62,7 +63,7 @@ export async function startPause(
     cgroupsPath: containerCgroup(config.runtime.cgroupManager, record.config.linux?.cgroup_parent ?? '', record.id).cgroupsPath,
     host: parts.host,
   });
-  await writeFile(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
+  writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   stage('creating the pause process');
   const started = await timed(parts, 'pause_create', () =>
     startMonitor(

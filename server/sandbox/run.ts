@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { mkdirSync } from 'node:fs';
 import { CriError } from '#base/errors.ts';
 import type { ObjectId } from '#base/id.ts';
 import type { Attachment } from '../../cni/cni.ts';
@@ -101,12 +101,10 @@ async function ensurePauseImage({ storage, config }: Parts, flight: Flight): Pro
 
 async function makeSurroundings(parts: Parts, record: SandboxRecord, signal: AbortSignal): Promise<void> {
   const bundle = parts.paths.bundle(record.id);
-  await mkdir(bundle, { mode: 0o711 });
+  mkdirSync(bundle, { mode: 0o711 });
   const hostname = podHostname(record.config, record.namespaces);
-  await Promise.all([
-    makePodFiles(podFiles(bundle, record.namespaces), record.config, hostname),
-    pinNamespaces(record.namespaces, { hostname, sysctls: podSysctls(parts.config.runtime.defaultSysctls, record), signal }),
-  ]);
+  makePodFiles(podFiles(bundle, record.namespaces), record.config, hostname);
+  await pinNamespaces(record.namespaces, { hostname, sysctls: podSysctls(parts.config.runtime.defaultSysctls, record), signal });
 }
 
 /** The request's sysctls over the configured ones; of those, only what belongs to a namespace that the pod has. */
