@@ -1,8 +1,9 @@
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { afterEach, beforeEach, describe, expect, inject, test } from 'vitest';
 import { ContainerState } from '../../proto/cri.ts';
+import { crictlFor } from '../support/crictl.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { BUSYBOX } from '../support/images.ts';
 import { ensureImage, makeContainer, makePod, runPod } from '../support/pod.ts';
@@ -86,6 +87,21 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       const { pod_sandbox_id } = await retry;
       expect((await daemon.cri.ListPodSandbox()).items).toMatchObject([{ id: pod_sandbox_id, annotations: { changed: 'yes' } }]);
       await expect(daemon.cri.RunPodSandbox({ config: pod.config })).rejects.toMatchObject({ code: status.ALREADY_EXISTS });
+    });
+
+    test('tells the real crictl the reason before it gives up, and gives it the pod when it asks again', async () => {
+      const crictl = crictlFor(daemon);
+      if (crictl === undefined) return;
+      const file = join(daemon.directory, 'pod.json');
+      const { metadata, log_directory } = makePod(daemon).config;
+      writeFileSync(file, JSON.stringify({ metadata, log_directory, linux: { cgroup_parent: `${daemon.cgroup}/crictl` } }));
+      daemon.faults.set('bridge', 'ADD', 'hold');
+      await expect(crictl('runp', '-T', '2s', file)).rejects.toThrow(/CNI ADD.*bridge/);
+      const retry = crictl('runp', file);
+      daemon.faults.clear();
+      expect((await retry).trim()).toMatch(/^[0-9a-f]{64}$/);
+      expect(await pods()).toEqual([(await retry).trim()]);
+      expect(daemon.faults.calls('bridge', 'ADD')).toBe(1);
     });
 
     test('serves equal calls side by side with one pod, and others meanwhile', async () => {

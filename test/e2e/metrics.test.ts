@@ -40,7 +40,7 @@ test("Debian's Prometheus scrapes a daemon at work, and finds its pods, calls an
   const version = await daemon.cri.Version();
   expect((await first('berth_build_info')).metric.version).toBe(version.runtime_version);
   const names = (await ask('count by (__name__) ({job="berth"})')).map(({ metric }) => metric.__name__);
-  for (const what of ['sandboxes', 'containers', 'images', 'eventloop']) expect(names.filter((name) => name?.includes(what))).not.toEqual([]);
+  for (const what of ['sandboxes', 'containers', 'images', 'event_loop']) expect(names.filter((name) => name?.includes(what))).not.toEqual([]);
   // ids and names of pods are no labels: their number has no bound
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
   expect(text).not.toMatch(/[0-9a-f]{64}|web-/);
