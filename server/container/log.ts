@@ -1,6 +1,7 @@
-import { lstat, mkdir } from 'node:fs/promises';
+import { lstat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CriError, isErrno } from '#base/errors.ts';
+import { makeDirectory } from '#base/make-directory.ts';
 import { reopenLog as reopen } from '../../conmon/conmon.ts';
 import type { Parts } from '../parts.ts';
 import type { ContainerRecord } from './container.ts';
@@ -19,7 +20,7 @@ export function containerLogPath(logDirectory: string, logPath: string): string 
  * @returns true when the file is not there yet, so that it is ours to remove if the creation fails.
  */
 export async function prepareLogPath(logDirectory: string, path: string): Promise<boolean> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o755 });
+  await makeDirectory(dirname(path));
   for (let directory = dirname(path); directory.length > logDirectory.length; directory = dirname(directory)) {
     if (!(await lstat(directory)).isDirectory()) throw refused(directory);
   }

@@ -1,6 +1,7 @@
-import { mkdir, readFile, realpath } from 'node:fs/promises';
+import { readFile, realpath } from 'node:fs/promises';
 import { posix } from 'node:path';
 import { CriError, describeError, invalidField, isErrno } from '#base/errors.ts';
+import { makeDirectory } from '#base/make-directory.ts';
 import { type Mount, MountPropagation } from '../../proto/cri.ts';
 import { isWithin, type MountPoint, mountOf, parseMountInfo } from './mount-info.ts';
 
@@ -95,7 +96,7 @@ async function resolveSource(field: string, path: string): Promise<string> {
       throw new CriError('invalidArgument', `${invalidField(field, path, 'cannot be mounted').message}: ${describeError(err)}`, { cause: err });
   }
   try {
-    await mkdir(path, { recursive: true, mode: 0o755 });
+    await makeDirectory(path);
     return await realpath(path);
   } catch (err) {
     throw new CriError('invalidArgument', `${invalidField(field, path, 'is missing and cannot be made').message}: ${describeError(err)}`, { cause: err });
