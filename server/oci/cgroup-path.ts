@@ -36,6 +36,15 @@ export function parentCgroup(driver: CgroupDriver, parent: string): string {
   return driver === 'systemd' ? slicePath(given) : plainPath(given);
 }
 
+/**
+ * What the OCI spec says of the container's cgroup beside its place, from `cgroupsPath`. systemd limits the tasks of every
+ * scope (DefaultTasksMax, 15 % of the machine's) unless told otherwise; how many a container may have is `linux.resources.pids`
+ * and the pod's cgroup. Source: crun(1), runc's docs/systemd.md, systemd-system.conf(5).
+ */
+export function cgroupAnnotations(cgroupsPath: string): { readonly annotations?: Readonly<Record<string, string>> } {
+  return cgroupsPath.startsWith('/') ? {} : { annotations: { 'org.systemd.property.TasksMax': 'uint64 18446744073709551615' } };
+}
+
 const FIELD = 'linux.cgroup_parent';
 
 function plainPath(parent: string): string {

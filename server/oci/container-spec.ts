@@ -2,6 +2,7 @@ import { posix } from 'node:path';
 import { CriError } from '#base/errors.ts';
 import { type ContainerConfig, NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
 import { resolveCapabilities } from './capabilities.ts';
+import { cgroupAnnotations } from './cgroup-path.ts';
 import { bindMount, defaultMounts, mergeMounts } from './default-mounts.ts';
 import { deviceRules, hostDevices, type ResolvedDevice, resolveDevices } from './devices.ts';
 import { buildEnvironment } from './environment.ts';
@@ -150,6 +151,7 @@ export function buildContainerSpec(input: ContainerSpecInput, resolved: Resolved
     // Joined UTS namespaces have their name already; runtimes that are no containers (Kata, gVisor) learn it here.
     ...(input.sandbox.namespaces.uts === undefined ? {} : { hostname: input.sandbox.hostname }),
     mounts: containerMounts(input, resolved),
+    ...cgroupAnnotations(input.cgroupsPath),
     linux: containerLinux(input, resolved),
   };
   return {

@@ -1,4 +1,5 @@
 import { NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
+import { cgroupAnnotations } from './cgroup-path.ts';
 import type { HostFacts } from './host-facts.ts';
 import { appArmorProfile } from './lsm.ts';
 import { joinedNamespaces } from './namespaces.ts';
@@ -64,6 +65,7 @@ export function buildPauseSpec(input: PauseSpecInput): OciSpec {
       { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'noexec', 'mode=755', 'size=64k'] },
     ],
+    ...cgroupAnnotations(input.cgroupsPath),
     linux: {
       namespaces: pauseNamespaces(input),
       cgroupsPath: input.cgroupsPath,

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { containerCgroup, parentCgroup } from '../../../../server/oci/cgroup-path.ts';
+import { cgroupAnnotations, containerCgroup, parentCgroup } from '../../../../server/oci/cgroup-path.ts';
 
 test('containerCgroup() puts cgroupfs containers right below the parent', () => {
   expect(containerCgroup('cgroupfs', '/kubepods/burstable/podx', 'abc')).toEqual({
@@ -55,4 +55,9 @@ test.each([
   expect(() => parentCgroup(driver, given)).toThrow(
     expect.objectContaining({ kind: 'invalidArgument', message: expect.stringMatching(`^linux.cgroup_parent: .*${why}`) }),
   );
+});
+
+test('cgroupAnnotations() lifts the limit of tasks that systemd sets by itself', () => {
+  expect(cgroupAnnotations('pods.slice:berth:abc')).toEqual({ annotations: { 'org.systemd.property.TasksMax': 'uint64 18446744073709551615' } });
+  expect(cgroupAnnotations('/pods/abc')).toEqual({});
 });
