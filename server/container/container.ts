@@ -78,6 +78,8 @@ export interface ContainerRecord {
   readonly privileged: boolean;
   /** Path of its cgroup below the hierarchy. */
   readonly cgroup: string;
+  /** `Cgroups.lostOomKills` when it was started, and what its neighbours have added since: more than that are its own. */
+  readonly lostOomKills?: number;
   /** What it held beyond its life was given back. Known in memory alone: giving back twice does no harm. */
   readonly released?: boolean;
 }

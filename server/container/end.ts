@@ -1,6 +1,7 @@
+import { dirname } from 'node:path';
 import { readExit } from '../../conmon/conmon.ts';
 import type { Parts } from '../parts.ts';
-import { type ContainerRecord, type ContainerState, move } from './container.ts';
+import { type ContainerRecord, type ContainerState, move, processesOf } from './container.ts';
 import { releaseContainer } from './take-down.ts';
 
 type Needs = Pick<
@@ -24,7 +25,8 @@ export async function noteEnd(parts: Needs, id: string, known?: KnownEnd): Promi
   if (record === undefined || record.state.name === 'exited' || record.state.name === 'creating') return;
   const exit = await readExit(parts.paths.exits, id, parts.paths.bundle(id));
   if (exit === undefined && known === undefined) return;
-  const oom = exit?.oomKilled === true && exit.exitCode !== 0;
+  const oomKills = await countOomKills(parts, record);
+  const oom = exit !== undefined && exit.exitCode !== 0 && (exit.oomKilled || oomKills > 0);
   const ended: KnownEnd =
     exit === undefined
       ? (known as KnownEnd)
@@ -43,6 +45,7 @@ export async function noteEnd(parts: Needs, id: string, known?: KnownEnd): Promi
   );
   parts.deaths.announce(id);
   if (!noted) return;
+  if (oomKills > 0) await attributeOomKills(parts, record, oomKills);
   if (oom) parts.observeOom();
   parts.log.info({ containerId: id, sandboxId: record.sandboxId, exitCode: ended.exitCode, reason: ended.reason }, 'Ended container');
   parts.background('release container', async () => {
@@ -50,6 +53,22 @@ export async function noteEnd(parts: Needs, id: string, known?: KnownEnd): Promi
     const now = parts.containers.get(id);
     if (now !== undefined) await releaseContainer(parts, now, AbortSignal.any([parts.signal, AbortSignal.timeout(30_000)]));
   });
+}
+
+/** OOM kills of a container that has ended, by what it left in the count of the cgroup above: the monitor may come too late for its own. */
+async function countOomKills({ cgroups }: Needs, { cgroup, lostOomKills }: ContainerRecord): Promise<number> {
+  if (lostOomKills === undefined) return 0;
+  return Math.max(0, ((await cgroups.lostOomKills(cgroup)) ?? 0) - lostOomKills);
+}
+
+/** The neighbours must not take them for their own when they end. */
+async function attributeOomKills({ containers }: Needs, { id, cgroup }: ContainerRecord, oomKills: number): Promise<void> {
+  const neighbours = [...containers.values()].filter(
+    (other) => other.id !== id && dirname(other.cgroup) === dirname(cgroup) && processesOf(other.state) !== undefined,
+  );
+  for (const other of neighbours) {
+    await containers.update(other.id, (old) => (old.lostOomKills === undefined ? undefined : { ...old, lostOomKills: old.lostOomKills + oomKills }));
+  }
 }
 
 function reasonOf(exitCode: number, oom: boolean): string {

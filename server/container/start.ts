@@ -26,6 +26,9 @@ export async function startContainer(parts: Parts, id: string, caller: AbortSign
   const runtime = parts.runtimes.get(record.handler);
   if (runtime === undefined) throw new CriError('failedPrecondition', `container ${id}: runtime handler "${record.handler}" is not configured any more`);
   const signal = AbortSignal.any([parts.signal, AbortSignal.timeout(START_MS)]);
+  // Before it starts, since it may be killed at once; what is remembered is written with the state.
+  const lostOomKills = await parts.cgroups.lostOomKills(record.cgroup);
+  if (lostOomKills !== undefined) parts.containers.remember(id, (old) => ({ ...old, lostOomKills }));
   try {
     await timed(parts, 'container_start', () => runtime.start(id, { signal }));
   } catch (err) {

@@ -65,7 +65,8 @@ async function removeTree(dir: string): Promise<void> {
   }
 }
 
-async function childDirs(dir: string): Promise<string[]> {
+/** The cgroups right below one, as directories; none when it is gone. */
+export async function childDirs(dir: string): Promise<string[]> {
   try {
     return (await readdir(dir, { withFileTypes: true })).filter((entry) => entry.isDirectory()).map(({ name }) => join(dir, name));
   } catch (err) {

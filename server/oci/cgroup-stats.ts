@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
+import { childDirs } from './cgroup-fs.ts';
 import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
 
 /** One line of a pressure file. Source: Documentation/accounting/psi.rst. */
@@ -53,6 +54,9 @@ export async function readStats(hierarchy: CgroupHierarchy, path: string): Promi
   return hierarchy.version === 2 ? readStatsV2(hierarchy, path) : readStatsV1(hierarchy, path);
 }
 
+/** Under systemd and version 2 crun puts the container, and its limits, one level below the scope. Source: crun(1), run.oci.systemd.subgroup. */
+const CRUN_SUBGROUP = 'container';
+
 /** Source: Documentation/admin-guide/cgroup-v2.rst. */
 async function readStatsV2({ mounts }: CgroupHierarchy, path: string): Promise<CgroupStats | undefined> {
   const dir = join(mounts.get('unified') ?? '', path);
@@ -71,7 +75,7 @@ async function readStatsV2({ mounts }: CgroupHierarchy, path: string): Promise<C
   if (cpu === undefined) return undefined; // cpu.stat is in every cgroup, whatever its controllers
   const memory = flatKeyed(stat);
   const swapUsage = Number(swapCurrent ?? 0);
-  const swapLimit = limit(swapMax);
+  const swapLimit = limit(swapMax) ?? limit(await read(join(dir, CRUN_SUBGROUP), 'memory.swap.max'));
   return {
     timestampNs: now(),
     cpuUsageNs: BigInt(flatKeyed(cpu).get('usage_usec') ?? '0') * 1000n,
@@ -81,7 +85,7 @@ async function readStatsV2({ mounts }: CgroupHierarchy, path: string): Promise<C
       rss: Number(memory.get('anon') ?? 0),
       faults: Number(memory.get('pgfault') ?? 0),
       majorFaults: Number(memory.get('pgmajfault') ?? 0),
-      limitBytes: limit(max),
+      limitBytes: limit(max) ?? limit(await read(join(dir, CRUN_SUBGROUP), 'memory.max')),
     }),
     swap: { usageBytes: swapUsage, availableBytes: swapLimit === undefined ? undefined : Math.max(0, swapLimit - swapUsage) },
     pids: Number(pids ?? 0),
@@ -136,6 +140,20 @@ export async function readOomKills({ version, mounts }: CgroupHierarchy, path: s
       ? await read(join(mounts.get('unified') ?? '', path), 'memory.events')
       : await read(join(mounts.get('memory') ?? '', path), 'memory.oom_control');
   return text === undefined ? undefined : Number(flatKeyed(text).get('oom_kill') ?? 0);
+}
+
+/**
+ * Processes that the OOM killer has killed in cgroups beside `path` that are gone now, `path` itself counted as gone: what
+ * the cgroup above has counted (version 2 counts upwards) and no cgroup there accounts for. A scope goes with its last
+ * process, often before the monitor can read its count; this count stays. `undefined` with version 1, and where no cgroup is above.
+ */
+export async function readLostOomKills(hierarchy: CgroupHierarchy, path: string): Promise<number | undefined> {
+  const above = dirname(path);
+  const total = hierarchy.version === 2 && above !== '/' ? await readOomKills(hierarchy, above) : undefined;
+  if (total === undefined || total === 0) return total;
+  const others = (await childDirs(join(hierarchy.mounts.get('unified') ?? '', above))).map((dir) => join(above, basename(dir)));
+  const counts = await Promise.all(others.map(async (other) => (other === path ? 0 : ((await readOomKills(hierarchy, other)) ?? 0))));
+  return total - counts.reduce((sum, count) => sum + count, 0);
 }
 
 function memoryStats(raw: {

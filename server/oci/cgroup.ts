@@ -1,7 +1,7 @@
 import { createCgroup, killAll, moveProcess, procs, removeCgroup } from './cgroup-fs.ts';
 import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
 import { createParentCgroups } from './cgroup-parents.ts';
-import { type CgroupStats, readOomKills, readStats } from './cgroup-stats.ts';
+import { type CgroupStats, readLostOomKills, readOomKills, readStats } from './cgroup-stats.ts';
 
 /**
  * The cgroups of this machine, as files. Paths are absolute below every hierarchy, as `containerCgroup` makes them;
@@ -36,6 +36,8 @@ export interface Cgroups {
   stats(path: string): Promise<CgroupStats | undefined>;
   /** Processes that the OOM killer has killed in it; `undefined` once it is gone. */
   oomKills(path: string): Promise<number | undefined>;
+  /** Those killed in cgroups beside `path` that are gone, itself counted as gone; see `readLostOomKills`. */
+  lostOomKills(path: string): Promise<number | undefined>;
 }
 
 export function createCgroups(hierarchy: CgroupHierarchy): Cgroups {
@@ -49,5 +51,6 @@ export function createCgroups(hierarchy: CgroupHierarchy): Cgroups {
     moveProcess: (path, pid) => moveProcess(hierarchy, path, pid),
     stats: (path) => readStats(hierarchy, path),
     oomKills: (path) => readOomKills(hierarchy, path),
+    lostOomKills: (path) => readLostOomKills(hierarchy, path),
   };
 }

@@ -120,3 +120,29 @@ test.each([
   expect(await world.cgroups.stats('/pod/c')).toBeUndefined();
   expect(await world.cgroups.oomKills('/pod/c')).toBeUndefined();
 });
+
+test('stats() takes the limit of the level that crun puts below a scope', async () => {
+  await using world = await cgroupWith(2, ['unified'], { ...V2, 'unified/memory.max': 'max\n', 'unified/memory.swap.max': 'max\n' });
+  expect((await world.cgroups.stats('/pod/c'))?.memory.limitBytes).toBeUndefined();
+  await mkdir(join(world.dir, 'unified/pod/c/container'));
+  await writeFile(join(world.dir, 'unified/pod/c/container/memory.max'), '20000000\n');
+  await writeFile(join(world.dir, 'unified/pod/c/container/memory.swap.max'), '8192\n');
+  expect(await world.cgroups.stats('/pod/c')).toMatchObject({ memory: MEMORY, swap: { usageBytes: 4096, availableBytes: 4096 } });
+});
+
+test('lostOomKills() is what the cgroup above has counted and none of its others accounts for', async () => {
+  await using world = await cgroupWith(2, ['unified'], V2);
+  const pod = join(world.dir, 'unified/pod');
+  expect(await world.cgroups.lostOomKills('/pod/gone')).toBeUndefined();
+  await writeFile(join(pod, 'memory.events'), 'oom 9\noom_kill 7\n');
+  await mkdir(join(pod, 'd'));
+  await writeFile(join(pod, 'd/memory.events'), 'oom 4\noom_kill 4\n');
+  expect(await world.cgroups.lostOomKills('/pod/gone')).toBe(2);
+  expect(await world.cgroups.lostOomKills('/pod/c')).toBe(3); // its own one as well
+  expect(await world.cgroups.lostOomKills('/top')).toBeUndefined(); // the root has no count
+});
+
+test('lostOomKills() is not known with version 1, which does not count upwards', async () => {
+  await using world = await cgroupWith(1, ['memory'], V1);
+  expect(await world.cgroups.lostOomKills('/pod/c')).toBeUndefined();
+});
