@@ -149,7 +149,9 @@ function killGroupOnAbort(pid: number | undefined, signal: AbortSignal): () => v
     timer = setTimeout(() => killGroup(pid, 'SIGKILL'), KILL_DELAY_MS);
     timer.unref();
   };
-  signal.addEventListener('abort', onAbort, { once: true });
+  if (signal.aborted)
+    onAbort(); // while the command was being started
+  else signal.addEventListener('abort', onAbort, { once: true });
   return () => {
     signal.removeEventListener('abort', onAbort);
     if (timer === undefined) return;

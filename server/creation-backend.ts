@@ -11,6 +11,7 @@ export function sandboxBackend(parts: Parts): CreationBackend {
   return {
     finished: (family) => finished(parts, family, parts.sandboxes, (record) => ({ ...sandboxKey(record.config), fresh: record.state === 'ready' })),
     setClaimed: (id, claimed) => setClaimed(parts.sandboxes, id, claimed),
+    isDoomed: (id) => parts.doomed.has(id),
     takeDown: (id, reason) => takeDownSandbox(parts, id, { reason }),
   };
 }
@@ -21,6 +22,7 @@ export function containerBackend(parts: Parts): CreationBackend {
     finished: (family) =>
       finished(parts, family, parts.containers, (record) => ({ ...containerKey(record.sandboxId, record), fresh: record.state.name === 'created' })),
     setClaimed: (id, claimed) => setClaimed(parts.containers, id, claimed),
+    isDoomed: (id) => parts.doomed.has(id),
     takeDown: (id, reason) => undoContainer(parts, id, reason),
   };
 }

@@ -46,6 +46,8 @@ export interface CreationBackend {
   /** Finished objects of a family. */
   finished(family: string): Finished[];
   setClaimed(id: ObjectId, claimed: boolean): Promise<void>;
+  /** It is being taken down, or is to be. */
+  isDoomed(id: ObjectId): boolean;
   /** Undoes a finished object that nobody has claimed. Must not reject: what fails is retried by the sweeper. */
   takeDown(id: ObjectId, reason: string): Promise<void>;
 }
@@ -62,8 +64,11 @@ interface InFlight {
   readonly request: CreationRequest;
   readonly controller: AbortController;
   readonly promise: Promise<ObjectId>;
-  readonly watchers: Set<Stage>;
+  /** Who waits, with the signal of each. */
+  readonly watchers: Map<Stage, AbortSignal>;
   stageName: string;
+  /** Someone was told of the result. */
+  delivered: boolean;
 }
 
 /**
@@ -105,7 +110,8 @@ export class Creations {
         return this.#wait(this.#start(request, make), signal, stage);
       }
       if (finished.fresh && finished.fingerprint === request.fingerprint) {
-        if (!finished.claimed) await this.#claim(finished.id, signal);
+        if (!finished.claimed) await this.#claim(finished.id, signal, () => false);
+        if (this.#backend.isDoomed(finished.id)) continue; // its time ran out while it was claimed
         return finished.id;
       }
       if (finished.claimed)
@@ -130,14 +136,18 @@ export class Creations {
     const controller = new AbortController();
     const { timeoutMs, log } = this.#options;
     const signal = AbortSignal.any([withTimeout(this.#options.signal, timeoutMs), controller.signal]);
-    const watchers = new Set<Stage>();
+    const watchers: InFlight['watchers'] = new Map();
+    const isWanted = (): boolean => [...watchers.values()].some((caller) => !caller.aborted);
     const enter = (name: string): void => {
       flight.stageName = name;
-      for (const watcher of watchers) watcher.name = name;
+      for (const watcher of watchers.keys()) watcher.name = name;
     };
     const work = async (): Promise<ObjectId> => {
       try {
-        return await make({ signal, stage: enter, isWanted: () => watchers.size > 0 });
+        const id = await make({ signal, stage: enter, isWanted });
+        // The last one may have left while the record was written.
+        if (!isWanted()) await this.#backend.setClaimed(id, false);
+        return id;
       } catch (err) {
         if (signal.aborted && !controller.signal.aborted && !this.#options.signal.aborted) {
           throw new CriError('deadlineExceeded', `${request.what}: undone, since ${flight.stageName} did not finish within ${timeoutMs / 1000} s`, {
@@ -150,7 +160,7 @@ export class Creations {
       }
     };
     const started = Promise.withResolvers<ObjectId>();
-    const flight: InFlight = { request, controller, promise: started.promise, watchers, stageName: 'starting' };
+    const flight: InFlight = { request, controller, promise: started.promise, watchers, stageName: 'starting', delivered: false };
     this.#flights.set(request.key, flight);
     started.promise.catch((err: unknown) => {
       if (watchers.size === 0) log.warn({ reason: describeError(err), pod: request.what }, 'Failed creation that nobody waited for');
@@ -161,22 +171,23 @@ export class Creations {
   }
 
   async #wait(flight: InFlight, signal: AbortSignal, stage: Stage): Promise<ObjectId> {
-    flight.watchers.add(stage);
+    flight.watchers.set(stage, signal);
     stage.name = flight.stageName;
     try {
       const id = await orAborted(flight.promise, signal);
-      await this.#claim(id, signal);
+      await this.#claim(id, signal, () => flight.delivered || flight.watchers.size > 1);
+      flight.delivered = true;
       return id;
     } finally {
       flight.watchers.delete(stage);
     }
   }
 
-  async #claim(id: ObjectId, signal: AbortSignal): Promise<void> {
-    await this.#backend.setClaimed(id, true);
+  /** `isKnown`: somebody else was told of it, or is about to be. */
+  async #claim(id: ObjectId, signal: AbortSignal, isKnown: () => boolean): Promise<void> {
+    if (!signal.aborted) await this.#backend.setClaimed(id, true);
     if (!signal.aborted) return;
-    // The caller left in the meantime, so nobody knows the id.
-    await this.#backend.setClaimed(id, false);
+    if (!isKnown()) await this.#backend.setClaimed(id, false);
     throw signal.reason;
   }
 

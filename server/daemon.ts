@@ -27,7 +27,6 @@ import { createCgroups } from './oci/cgroup.ts';
 import { detectHierarchy } from './oci/cgroup-hierarchy.ts';
 import { createMonitorCgroup } from './oci/cgroup-monitor.ts';
 import { readHostFacts } from './oci/host-facts.ts';
-import { createOciRuntime, type OciRuntime, type RuntimeFeatures } from './oci/runtime.ts';
 import type { Parts, Paths } from './parts.ts';
 import { Records } from './records.ts';
 import { recover } from './recover.ts';
@@ -37,6 +36,7 @@ import * as imageRpcs from './rpc/image.ts';
 import * as runtimeRpcs from './rpc/runtime.ts';
 import * as sandboxRpcs from './rpc/sandbox.ts';
 import { containerStats, listContainerStats, listPodSandboxStats, podSandboxStats, type StatsParts } from './rpc/stats.ts';
+import { openRuntimes } from './runtimes.ts';
 import { makePauseRootfs } from './sandbox/pause.ts';
 import type { SandboxRecord } from './sandbox/sandbox.ts';
 import { buildServices, type Handlers } from './service.ts';
@@ -68,7 +68,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     openCni(config, log, metrics),
     Records.open<SandboxRecord>(join(config.root, 'sandboxes'), paths.trash),
     Records.open<ContainerRecord>(join(config.root, 'containers'), paths.trash),
-    openRuntimes(config, life.signal, log),
+    openRuntimes(config, life.signal, log, (name, work) => background.start(name, work)),
     makePauseRootfs(paths.pauseRootfs, config.image.pauseBinary).catch((err: unknown) => {
       if (config.image.pauseImage === '') problems.set('pause', describeError(err));
     }),
@@ -91,6 +91,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     monitors: await createMonitorCgroup(hierarchy, config.runtime.monitorCgroup),
     host,
     deaths: new Deaths(),
+    making: new Map(),
     stops: new Map(),
     locks: new Locks(),
     doomed: new Set(),
@@ -162,7 +163,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     PodSandboxStats: podSandboxStats(statsParts),
     ListPodSandboxStats: listPodSandboxStats(statsParts),
     UpdateRuntimeConfig: runtimeRpcs.updateRuntimeConfig(parts),
-    Status: runtimeRpcs.status(parts, { problems: () => [...problems.values(), ...runtimes.problems] }),
+    Status: runtimeRpcs.status(parts, { problems: () => [...problems.values(), ...runtimes.problems()] }),
     RuntimeConfig: runtimeRpcs.runtimeConfig(parts),
     ListImages: imageRpcs.listImages(parts),
     ImageStatus: imageRpcs.imageStatus(parts),
@@ -253,44 +254,18 @@ function pullObserver(metrics: Metrics): { layerPulled(bytes: number): void; pul
   };
 }
 
-function openCni(config: Config, log: Log, metrics: Metrics): Promise<Cni> {
+async function openCni(config: Config, log: Log, metrics: Metrics): Promise<Cni> {
   const { networkDir, pluginDirs, cniDefaultNetwork, cniAddTimeoutMs, cniDelTimeoutMs } = config.network;
-  return Cni.open({
+  return await Cni.open({
     networkDir,
     pluginDirs,
     defaultNetwork: cniDefaultNetwork,
+    podCidr: await runtimeRpcs.readPodCidr(config.root),
     addTimeoutMs: cniAddTimeoutMs,
     delTimeoutMs: cniDelTimeoutMs,
     log,
     observe: (verb, plugin, seconds, ok) => metrics.observeCni({ verb: verb as 'ADD' | 'DEL', plugin, ok }, seconds),
   });
-}
-
-interface Runtimes {
-  readonly byName: ReadonlyMap<string, OciRuntime>;
-  readonly features: ReadonlyMap<string, RuntimeFeatures>;
-  readonly problems: readonly string[];
-}
-
-/** Each handler is asked once, at start, what it can do; one that does not answer keeps the node from being ready. */
-async function openRuntimes({ runtime }: Config, signal: AbortSignal, log: Log): Promise<Runtimes> {
-  const byName = new Map<string, OciRuntime>();
-  const features = new Map<string, RuntimeFeatures>();
-  const problems: string[] = [];
-  await Promise.all(
-    Object.entries(runtime.runtimes).map(async ([handler, { runtimePath, runtimeRoot }]) => {
-      await mkdir(runtimeRoot, { recursive: true, mode: 0o700 });
-      const oci = createOciRuntime({ handler, path: runtimePath, root: runtimeRoot, systemdCgroup: runtime.cgroupManager === 'systemd' });
-      byName.set(handler, oci);
-      try {
-        features.set(handler, await oci.features({ signal }));
-      } catch (err) {
-        log.warn({ err, handler }, 'Could not ask OCI runtime for its features');
-        if (handler === runtime.defaultRuntime) problems.push(`runtime handler ${handler}: ${describeError(err)}`);
-      }
-    }),
-  );
-  return { byName, features, problems };
 }
 
 function* runningLayers({ containers }: Parts): Generator<{ containerId: string; directory: string }> {

@@ -1,3 +1,4 @@
+import type { CriError } from '#base/errors.ts';
 import type { ObjectId } from '#base/id.ts';
 import type { Locks } from '#base/lock.ts';
 import type { Log } from '#base/log.ts';
@@ -45,6 +46,8 @@ export interface Parts {
   readonly host: HostFacts;
   /** Who waits for the end of which process. */
   readonly deaths: Deaths;
+  /** Containers whose creation is in flight: only it may take them down. */
+  readonly making: Map<string, InTheMaking>;
   /** Stops under way, by container id. */
   readonly stops: Map<string, RunningStop>;
   /** One queue per sandbox and per container id. */
@@ -63,6 +66,14 @@ export interface Parts {
   readonly once: (key: string, fields: Readonly<Record<string, unknown>>, message: string) => void;
   readonly observeStage: (stage: StartStage, seconds: number) => void;
   readonly observeOom: () => void;
+}
+
+/** An object that is being made. */
+export interface InTheMaking {
+  /** Ends the creation, with this for an answer. */
+  readonly abort: (reason: CriError) => void;
+  /** Resolves when it has ended, and undone itself if it failed. */
+  readonly done: Promise<void>;
 }
 
 /** Where things lie below root and runroot. */

@@ -98,8 +98,10 @@ export class Records<R extends Identified> {
       const next = old === undefined ? undefined : change(old);
       if (old === undefined || next === undefined || next === old) return next;
       await this.#write(next, lasting);
-      this.#items.set(id, next);
-      return next;
+      // What was remembered while it was written must not be lost.
+      const now = this.#items.get(id);
+      this.#items.set(id, now === undefined || now === old ? next : (change(now) ?? now));
+      return this.#items.get(id);
     });
   }
 

@@ -5,7 +5,7 @@ import { isErrno } from '#base/errors.ts';
 import { isAlive } from '#base/process.ts';
 import { endOrphanedPlugins } from '../cni/cni.ts';
 import { endMonitor } from '../conmon/conmon.ts';
-import { processesOf } from './container/container.ts';
+import { type ContainerRecord, processesOf } from './container/container.ts';
 import { undoContainer } from './container/create.ts';
 import { noteEnd } from './container/end.ts';
 import { endLeftExecs } from './container/exec.ts';
@@ -13,6 +13,9 @@ import type { Parts } from './parts.ts';
 import { type DamagedRecord, discard } from './records.ts';
 import { isPinned, unpinNamespaces } from './sandbox/namespaces.ts';
 import { takeDownSandbox } from './sandbox/take-down.ts';
+
+/** How long an OCI runtime may take to tell what it knows of a container. */
+const RUNTIME_MS = 5_000;
 
 /**
  * Brings memory in line with the world after a start. It rests on three facts: a record is written before what it names
@@ -23,7 +26,7 @@ export async function recover(
   parts: Parts,
   damaged: { readonly sandboxes: readonly DamagedRecord[]; readonly containers: readonly DamagedRecord[] },
 ): Promise<void> {
-  const rebooted = await noticeReboot(parts);
+  const { rebooted, noted } = await noticeReboot(parts);
   await clearDamaged(parts, damaged);
   for (const { cgroupParent, madeCgroupFrom } of parts.sandboxes.values()) if (madeCgroupFrom !== undefined) parts.cgroups.adopt(cgroupParent, madeCgroupFrom);
   // What a dead daemon was executing goes on without it.
@@ -33,6 +36,7 @@ export async function recover(
   await Promise.all([...parts.containers.values()].map(({ id }) => alone(parts, id, () => recoverContainer(parts, id, rebooted))));
   await Promise.all([...parts.sandboxes.values()].map(({ id }) => alone(parts, id, () => recoverSandbox(parts, id, rebooted))));
   await sweepBundles(parts);
+  await noted();
   parts.log.info({ count: parts.sandboxes.size, reason: rebooted ? 'reboot' : 'restart' }, 'Recovered sandboxes');
 }
 
@@ -45,22 +49,21 @@ async function alone({ log }: Parts, id: string, work: () => Promise<void>): Pro
   }
 }
 
-/** True when the machine has started anew since the last time. */
-async function noticeReboot({ config }: Parts): Promise<boolean> {
+/** Whether the machine has started anew since the last time; `noted()` when that has been dealt with. */
+async function noticeReboot({ config }: Parts): Promise<{ readonly rebooted: boolean; readonly noted: () => Promise<void> }> {
   const path = join(config.root, 'boot-id');
   const now = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   const before = await readFile(path, 'utf8').catch((err: unknown) => {
     if (isErrno(err, 'ENOENT')) return '';
     throw err;
   });
-  if (before !== now) await writeFileAtomic(path, now);
-  return before !== '' && before !== now;
+  return { rebooted: before !== '' && before !== now, noted: async () => (before === now ? undefined : writeFileAtomic(path, now)) };
 }
 
 async function recoverContainer(parts: Parts, id: string, rebooted: boolean): Promise<void> {
   const record = parts.containers.get(id);
   if (record === undefined) return;
-  if (record.state.name === 'creating') {
+  if (record.state.name === 'creating' || isUndone(record)) {
     // Whoever asked for it will ask again. Its processes are told by what the monitor wrote into the bundle.
     parts.doomed.add(id);
     await endMonitor(parts.paths.bundle(id));
@@ -70,6 +73,7 @@ async function recoverContainer(parts: Parts, id: string, rebooted: boolean): Pr
   const processes = processesOf(record.state);
   if (processes === undefined) return;
   if (!rebooted && isAlive(processes.init)) {
+    if (record.state.name === 'created') await noteMissedStart(parts, record);
     await endLeftExecs({ bundle: parts.paths.bundle(id), init: processes.init, cgroupProcs: () => parts.cgroups.procs(record.cgroup) });
     return;
   }
@@ -81,10 +85,23 @@ async function recoverContainer(parts: Parts, id: string, rebooted: boolean): Pr
   await noteEnd(parts, id, { exitCode: 255, reason: 'Unknown', message });
 }
 
+/** The daemon may have died between the runtime's start and the record of it. */
+async function noteMissedStart(parts: Parts, { id, handler }: ContainerRecord): Promise<void> {
+  const state = await parts.runtimes.get(handler)?.state(id, { signal: AbortSignal.any([parts.signal, AbortSignal.timeout(RUNTIME_MS)]) });
+  if (state?.status !== 'running') return;
+  const startedAt = parts.now();
+  await parts.containers.update(id, (old) => (old.state.name === 'created' ? { ...old, state: { ...old.state, name: 'running', startedAt } } : undefined));
+}
+
+/** It was being undone: nobody was told of it, and it does not wait for a retry either. */
+function isUndone({ claimed, unclaimedSince }: { readonly claimed: boolean; readonly unclaimedSince?: number }): boolean {
+  return !claimed && unclaimedSince === undefined;
+}
+
 async function recoverSandbox(parts: Parts, id: string, rebooted: boolean): Promise<void> {
   const record = parts.sandboxes.get(id);
   if (record === undefined) return;
-  if (record.state === 'creating') {
+  if (record.state === 'creating' || isUndone(record)) {
     parts.doomed.add(id);
     await endMonitor(parts.paths.bundle(id));
     // Not awaited: CNI DEL may take long or hang, and nobody waits for a pod that nobody knows.

@@ -2,7 +2,7 @@ import { sleep } from '#base/abort.ts';
 import { isAlive } from '#base/process.ts';
 import { type ContainerRecord, processesOf } from './container/container.ts';
 import { undoContainer } from './container/create.ts';
-import { noteEnd } from './container/end.ts';
+import { noteEnd, releaseEnded } from './container/end.ts';
 import { workloadOf } from './container/take-down.ts';
 import { killWorkload } from './container/workload.ts';
 import type { Parts } from './parts.ts';
@@ -47,14 +47,22 @@ export class Sweeper {
     }
   }
 
-  /** One round. */
+  /** One round. An object that cannot be looked after does not keep the others from it. */
   async look(): Promise<void> {
     const { sandboxes, containers, doomed } = this.#parts;
-    for (const container of [...containers.values()]) await this.#lookAtContainer(container);
-    for (const sandbox of [...sandboxes.values()]) this.#lookAtSandbox(sandbox);
-    this.#emptyTrash();
-    for (const id of this.#retries.keys()) if (!doomed.has(id) && sandboxes.get(id) === undefined) this.#retries.delete(id);
+    this.#emptyTrash(); // first: where the disk is full all else waits for it
+    for (const { id } of [...containers.values()]) await this.#alone(id, () => this.#lookAtContainer(id));
+    for (const { id } of [...sandboxes.values()]) await this.#alone(id, async () => this.#lookAtSandbox(id));
+    for (const id of this.#retries.keys()) if (!doomed.has(id) && sandboxes.get(id) === undefined && containers.get(id) === undefined) this.#retries.delete(id);
     for (const id of this.#missing.keys()) if (containers.get(id) === undefined) this.#missing.delete(id);
+  }
+
+  async #alone(id: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (err) {
+      this.#parts.log.error({ err, containerId: id }, 'Failed to look after object');
+    }
   }
 
   /** What was removed since the last round; a large one may take longer than a round. */
@@ -63,37 +71,41 @@ export class Sweeper {
     this.#emptying = true;
     const { paths, signal, background } = this.#parts;
     background('empty trash', async () => {
-      try {
-        for (const trash of [paths.trash, paths.bundleTrash]) await emptyTrash(trash, signal);
-      } finally {
-        this.#emptying = false;
-      }
+      const emptied = await Promise.allSettled([emptyTrash(paths.trash, signal), emptyTrash(paths.bundleTrash, signal)]);
+      this.#emptying = false;
+      for (const result of emptied) if (result.status === 'rejected') throw result.reason;
     });
   }
 
-  async #lookAtContainer(container: ContainerRecord): Promise<void> {
-    const { id, state } = container;
-    if (this.#parts.doomed.has(id)) {
-      this.#retry(id, 'undo container', () => undoContainer(this.#parts, id, 'an earlier attempt failed'));
+  async #lookAtContainer(id: string): Promise<void> {
+    const parts = this.#parts;
+    const container = parts.containers.get(id);
+    if (container === undefined || parts.making.has(id)) return;
+    if (parts.doomed.has(id)) {
+      this.#retry(id, 'undo container', () => undoContainer(parts, id, 'an earlier attempt failed'));
       return;
     }
     if (this.#isForgotten(container)) {
-      this.#retry(id, 'undo container', () => undoContainer(this.#parts, id, 'nobody claimed it'));
+      this.#retry(id, 'undo container', () => undoContainer(parts, id, 'nobody claimed it'));
       return;
     }
-    const processes = processesOf(state);
+    if (container.state.name === 'exited' && container.released !== true) this.#retry(id, 'release container', () => releaseEnded(parts, id));
+    const processes = processesOf(container.state);
     if (processes === undefined) return;
     if (!isAlive(processes.init)) await this.#lookForEnd(id, isAlive(processes.monitor));
-    else if (!isAlive(processes.monitor)) {
-      // Its log is lost and no exit code will come: the kubelet can only help by starting a new one.
-      this.#parts.log.warn({ containerId: id, sandboxId: container.sandboxId, pid: processes.monitor.pid }, 'Killed container whose monitor died');
-      await killWorkload(this.#parts, workloadOf(container), AbortSignal.any([this.#parts.signal, AbortSignal.timeout(10_000)]));
-      await noteEnd(this.#parts, id, {
-        exitCode: 137,
-        reason: 'Error',
-        message: 'killed by berth: its monitor (conmon) had died, so its output and exit code were lost',
-      });
-    }
+    else if (!isAlive(processes.monitor)) this.#retry(id, 'end container without monitor', () => this.#endWithoutMonitor(container));
+  }
+
+  /** Its log is lost and no exit code will come: the kubelet can only help by starting a new one. */
+  async #endWithoutMonitor(container: ContainerRecord): Promise<void> {
+    const { id, sandboxId } = container;
+    await killWorkload(this.#parts, workloadOf(container), AbortSignal.any([this.#parts.signal, AbortSignal.timeout(30_000)]));
+    this.#parts.log.warn({ containerId: id, sandboxId }, 'Killed container whose monitor died');
+    await noteEnd(this.#parts, id, {
+      exitCode: 137,
+      reason: 'Error',
+      message: 'killed by berth: its monitor (conmon) had died, so its output and exit code were lost',
+    });
   }
 
   async #lookForEnd(id: string, monitorLives: boolean): Promise<void> {
@@ -110,13 +122,22 @@ export class Sweeper {
     });
   }
 
-  #lookAtSandbox(sandbox: SandboxRecord): void {
-    const { id, state, pause, hasPause, attachment, claimed } = sandbox;
-    if (this.#parts.doomed.has(id)) this.#retry(id, 'undo sandbox', () => takeDownSandbox(this.#parts, id, { reason: 'an earlier attempt failed' }));
-    else if (this.#isForgotten(sandbox)) this.#retry(id, 'undo sandbox', () => takeDownSandbox(this.#parts, id, { reason: 'nobody claimed it' }));
-    else if (state === 'ready' && hasPause && pause !== undefined && !isAlive(pause.init)) notePauseEnd(this.#parts, id);
-    else if (state === 'notReady' && attachment !== undefined && claimed)
-      this.#retry(id, 'detach network', () => stopSandbox(this.#parts, id, this.#parts.signal));
+  #lookAtSandbox(id: string): void {
+    const parts = this.#parts;
+    const sandbox = parts.sandboxes.get(id);
+    if (sandbox === undefined) return;
+    const { state, pause, hasPause, attachment, claimed, stop } = sandbox;
+    if (parts.doomed.has(id)) this.#retry(id, 'undo sandbox', () => takeDownSandbox(parts, id, { reason: 'an earlier attempt failed' }));
+    else if (this.#isForgotten(sandbox)) this.#retry(id, 'undo sandbox', () => takeDownSandbox(parts, id, { reason: 'nobody claimed it' }));
+    else if (state === 'ready' && hasPause && pause !== undefined && !isAlive(pause.init)) notePauseEnd(parts, id);
+    else if (state === 'notReady' && claimed && (stop === 'asked' || (attachment !== undefined && !this.#hasLiving(id)))) {
+      // Begun and not finished, or nobody is left to use the network. A pod that only lost its pause is the kubelet's to stop.
+      this.#retry(id, 'stop sandbox', () => stopSandbox(parts, id, parts.signal));
+    }
+  }
+
+  #hasLiving(sandboxId: string): boolean {
+    return [...this.#parts.containers.values()].some((container) => container.sandboxId === sandboxId && processesOf(container.state) !== undefined);
   }
 
   #isForgotten({ claimed, unclaimedSince }: SandboxRecord | ContainerRecord): boolean {

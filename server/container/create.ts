@@ -36,6 +36,10 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
   const record = await planContainer(parts, request);
   const { id } = record;
   const bundle = parts.paths.bundle(id);
+  const stopped = new AbortController();
+  const signal = AbortSignal.any([flight.signal, stopped.signal]);
+  const over = Promise.withResolvers<void>();
+  parts.making.set(id, { abort: (reason) => stopped.abort(reason), done: over.promise });
   try {
     flight.stage('writing the record of the container');
     await parts.containers.insert(record);
@@ -46,12 +50,14 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
       await parts.storage.createRootfs(parts.containers.directory(id));
       await parts.storage.mountRootfs(image.id, parts.containers.directory(id), rootfs);
     });
+    signal.throwIfAborted();
     flight.stage('writing the OCI spec');
     const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, record, rootfs, bundle));
+    signal.throwIfAborted();
     flight.stage('creating the container by the OCI runtime');
-    const processes = await timed(parts, 'container_create', () => monitor(parts, record, bundle, flight.signal));
+    const processes = await timed(parts, 'container_create', () => monitor(parts, record, bundle, signal));
     flight.stage('writing the record of the container');
-    flight.signal.throwIfAborted();
+    signal.throwIfAborted();
     const claimed = flight.isWanted();
     const created = await parts.containers.update(id, (old) => ({
       ...old,
@@ -68,14 +74,18 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
     return id;
   } catch (err) {
     flight.stage('undoing after a failure');
+    parts.making.delete(id); // the way down is open
     await undoContainer(parts, id, 'its creation failed');
     throw err;
+  } finally {
+    parts.making.delete(id);
+    over.resolve();
   }
 }
 
 /** Undoes a container that nobody may see, with the log that it made. Never rejects: the sweeper tries again. */
 export async function undoContainer(parts: Parts, id: string, reason: string): Promise<void> {
-  if (parts.containers.get(id) === undefined) return;
+  if (parts.containers.get(id) === undefined) return; // it was never written
   parts.doomed.add(id);
   try {
     await takeDownContainer(parts, id, { removeLog: true });

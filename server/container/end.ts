@@ -6,7 +6,20 @@ import { releaseContainer } from './take-down.ts';
 
 type Needs = Pick<
   Parts,
-  'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'locks' | 'signal' | 'doomed' | 'now' | 'background' | 'observeOom'
+  | 'making'
+  | 'containers'
+  | 'storage'
+  | 'runtimes'
+  | 'cgroups'
+  | 'deaths'
+  | 'paths'
+  | 'log'
+  | 'locks'
+  | 'signal'
+  | 'doomed'
+  | 'now'
+  | 'background'
+  | 'observeOom'
 >;
 
 /** How a container ended, where no exit file tells. */
@@ -28,9 +41,7 @@ export async function noteEnd(parts: Needs, id: string, known?: KnownEnd): Promi
   const oomKills = await countOomKills(parts, record);
   const oom = exit !== undefined && exit.exitCode !== 0 && (exit.oomKilled || oomKills > 0);
   const ended: KnownEnd =
-    exit === undefined
-      ? (known as KnownEnd)
-      : { exitCode: exit.exitCode, reason: reasonOf(exit.exitCode, oom), message: known?.message ?? (oom ? oomMessage(record) : '') };
+    exit === undefined ? (known as KnownEnd) : { exitCode: exit.exitCode, reason: reasonOf(exit.exitCode, oom), message: oom ? oomMessage(record) : '' };
   const finishedAt = exit === undefined ? parts.now() : String(exit.finishedAt);
   let noted = false;
   await parts.containers.update(
@@ -48,11 +59,14 @@ export async function noteEnd(parts: Needs, id: string, known?: KnownEnd): Promi
   if (oomKills > 0) await attributeOomKills(parts, record, oomKills);
   if (oom) parts.observeOom();
   parts.log.info({ containerId: id, sandboxId: record.sandboxId, exitCode: ended.exitCode, reason: ended.reason }, 'Ended container');
-  parts.background('release container', async () => {
-    await using _lock = await parts.locks.acquire(id, parts.signal);
-    const now = parts.containers.get(id);
-    if (now !== undefined) await releaseContainer(parts, now, AbortSignal.any([parts.signal, AbortSignal.timeout(30_000)]));
-  });
+  parts.background('release container', () => releaseEnded(parts, id));
+}
+
+/** Gives back what a container that has ended still holds. Safe to repeat. */
+export async function releaseEnded(parts: Needs, id: string): Promise<void> {
+  await using _lock = await parts.locks.acquire(id, parts.signal);
+  const record = parts.containers.get(id);
+  if (record?.state.name === 'exited') await releaseContainer(parts, record, AbortSignal.any([parts.signal, AbortSignal.timeout(30_000)]));
 }
 
 /** OOM kills of a container that has ended, by what it left in the count of the cgroup above: the monitor may come too late for its own. */

@@ -107,7 +107,7 @@ function listOrNone(list: () => string[]): string[] {
   try {
     return list();
   } catch (err) {
-    if (isErrno(err, 'ENOENT', 'ESRCH')) return []; // the process, or its fd, is gone
+    if (isErrno(err, 'ENOENT', 'ESRCH', 'EACCES', 'EPERM')) return []; // gone, or not ours to look at
     throw err;
   }
 }

@@ -37,7 +37,14 @@ export async function prepareLogPath(logDirectory: string, path: string): Promis
 const REOPEN_MS = 10_000;
 
 /** Has the monitor of a running container open its log anew, after a rotation. @throws {CriError} failedPrecondition. */
-export async function reopenLog({ paths }: Pick<Parts, 'paths'>, { id, state, logPath }: ContainerRecord, signal: AbortSignal): Promise<void> {
+export async function reopenLog(
+  { paths, containers, locks }: Pick<Parts, 'paths' | 'containers' | 'locks'>,
+  record: ContainerRecord,
+  signal: AbortSignal,
+): Promise<void> {
+  // Two at once would have the monitor truncate what the first one has opened.
+  await using _lock = await locks.acquire(record.id, signal);
+  const { id, state, logPath } = containers.get(record.id) ?? record;
   if (state.name !== 'running') throw new CriError('failedPrecondition', `container ${id} is ${state.name}: only a running container's log can be reopened`);
   if (logPath === '') throw new CriError('failedPrecondition', `container ${id} has no log file`);
   await reopen(paths.bundle(id), logPath, { signal, timeoutMs: REOPEN_MS });

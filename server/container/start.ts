@@ -1,7 +1,8 @@
+import { sleep } from '#base/abort.ts';
 import { CriError, describeError } from '#base/errors.ts';
 import { type Parts, timed } from '../parts.ts';
 import { move } from './container.ts';
-import { noteEnd } from './end.ts';
+import { releaseEnded } from './end.ts';
 import { workloadOf } from './take-down.ts';
 import { killWorkload } from './workload.ts';
 
@@ -29,8 +30,10 @@ export async function startContainer(parts: Parts, id: string, caller: AbortSign
   // Before it starts, since it may be killed at once; what is remembered is written with the state.
   const lostOomKills = await parts.cgroups.lostOomKills(record.cgroup);
   if (lostOomKills !== undefined) parts.containers.remember(id, (old) => ({ ...old, lostOomKills }));
+  const startedAt = parts.now();
+  const died = new AbortController();
   try {
-    await timed(parts, 'container_start', () => runtime.start(id, { signal }));
+    await timed(parts, 'container_start', () => endingWith(parts, id, died, () => runtime.start(id, { signal: AbortSignal.any([signal, died.signal]) })));
   } catch (err) {
     const message = describeError(err);
     await killWorkload(parts, workloadOf(record), AbortSignal.any([parts.signal, AbortSignal.timeout(10_000)])).catch((killErr: unknown) =>
@@ -39,7 +42,6 @@ export async function startContainer(parts: Parts, id: string, caller: AbortSign
     await noteStartFailure(parts, id, message);
     throw new CriError('unknown', `start container ${id}: ${message}`, { cause: err });
   }
-  const startedAt = parts.now();
   await parts.containers.update(id, (old) => {
     // It may have ended already, and its exit may be noted.
     if (old.state.name === 'created') return { ...old, state: move(id, old.state, { ...old.state, name: 'running', startedAt }) };
@@ -49,10 +51,34 @@ export async function startContainer(parts: Parts, id: string, caller: AbortSign
   parts.log.info({ containerId: id, sandboxId: record.sandboxId }, 'Started container');
 }
 
+/** For so long the runtime may go on after the container has ended: a command may end before the runtime does. */
+const AFTER_DEATH_MS = 2_000;
+
+/** Ends a start whose container was killed before it came to be: the runtime would wait for it for ever. */
+async function endingWith(parts: Parts, id: string, died: AbortController, start: () => Promise<void>): Promise<void> {
+  const done = new AbortController();
+  const watch = async (): Promise<void> => {
+    await parts.deaths.wait(id, done.signal);
+    await sleep(AFTER_DEATH_MS, done.signal);
+    died.abort(new CriError('failedPrecondition', `container ${id} was killed while it was started`));
+  };
+  watch().catch(() => {}); // the start was over first
+  try {
+    await start();
+  } finally {
+    done.abort();
+  }
+}
+
 async function noteStartFailure(parts: Parts, id: string, message: string): Promise<void> {
-  await parts.containers.update(id, (old) => ({ ...old, state: { name: 'exited', startedAt: '0', finishedAt: parts.now(), ...START_FAILED, message } }), {
-    lasting: true,
-  });
+  await parts.containers.update(
+    id,
+    (old) => {
+      if (old.state.name === 'exited') return undefined; // its end was noted first
+      return { ...old, state: { name: 'exited', startedAt: '0', finishedAt: parts.now(), ...START_FAILED, message } };
+    },
+    { lasting: true },
+  );
   parts.deaths.announce(id);
-  await noteEnd(parts, id);
+  parts.background('release container', () => releaseEnded(parts, id));
 }

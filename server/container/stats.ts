@@ -32,6 +32,7 @@ const MAX_WINDOW_NS = 120_000_000_000n;
 export class StatsCollector {
   readonly #read: (path: string) => Promise<CgroupStats | undefined>;
   readonly #baselines = new Map<string, Baseline>();
+  #prunedNs = 0n;
 
   constructor(deps: { readonly stats: (cgroupPath: string) => Promise<CgroupStats | undefined> }) {
     this.#read = deps.stats;
@@ -40,6 +41,7 @@ export class StatsCollector {
   /** What the cgroup uses now; `undefined` once it is gone. */
   async sample({ id, cgroupPath }: StatsTarget): Promise<UsageSample | undefined> {
     const stats = await this.#read(cgroupPath);
+    this.#prune();
     if (stats === undefined) {
       this.#baselines.delete(id);
       return undefined;
@@ -47,9 +49,12 @@ export class StatsCollector {
     return { ...stats, cpuUsageNanoCores: this.#rate(id, stats) };
   }
 
-  /** Lets go of a removed container's or sandbox's samples. */
-  forget(id: string): void {
-    this.#baselines.delete(id);
+  /** Of what was removed nobody asks any more, and a baseline as old as this is of no use to anybody. */
+  #prune(): void {
+    const now = BigInt(Date.now()) * 1_000_000n;
+    if (now - this.#prunedNs < MAX_WINDOW_NS) return;
+    this.#prunedNs = now;
+    for (const [id, { timestampNs }] of this.#baselines) if (now - timestampNs > MAX_WINDOW_NS) this.#baselines.delete(id);
   }
 
   #rate(id: string, { timestampNs, cpuUsageNs }: CgroupStats): bigint | undefined {

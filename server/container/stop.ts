@@ -8,7 +8,21 @@ import { killWorkload, sendSignal } from './workload.ts';
 
 type Needs = Pick<
   Parts,
-  'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'locks' | 'signal' | 'doomed' | 'now' | 'background' | 'observeOom' | 'stops'
+  | 'making'
+  | 'containers'
+  | 'storage'
+  | 'runtimes'
+  | 'cgroups'
+  | 'deaths'
+  | 'paths'
+  | 'log'
+  | 'locks'
+  | 'signal'
+  | 'doomed'
+  | 'now'
+  | 'background'
+  | 'observeOom'
+  | 'stops'
 >;
 
 /** How long KILL may take to work; a process stuck in the kernel can take for ever. */
@@ -66,13 +80,13 @@ async function carryOut(parts: Needs, id: string, stop: RunningStop, hurried: ()
   if (record === undefined || processes === undefined) return;
   const workload = workloadOf(record);
   const ended = parts.deaths.wait(id, parts.signal).catch(() => {});
+  const told = new AbortController();
   // A container that was only created has nobody to tell: its first process waits in the OCI runtime.
   if (record.state.name === 'running' && stop.killAt > performance.now()) {
-    try {
-      await sendSignal(parts, workload, record.stopSignalNumber, AbortSignal.any([parts.signal, AbortSignal.timeout(KILL_MS)]));
-    } catch (err) {
-      parts.log.warn({ err, containerId: id, signal: record.stopSignalNumber }, 'Could not send stop signal');
-    }
+    // Not awaited: a runtime that hangs must not keep KILL from coming in time.
+    sendSignal(parts, workload, record.stopSignalNumber, AbortSignal.any([parts.signal, told.signal])).catch((err: unknown) => {
+      if (!told.signal.aborted) parts.log.warn({ err, containerId: id, signal: record.stopSignalNumber }, 'Could not send stop signal');
+    });
     for (let left = stop.killAt - performance.now(); left > 0 && isAlive(processes.init); left = stop.killAt - performance.now()) {
       parts.signal.throwIfAborted();
       // The look every second is for an end that nobody tells of, such as after the monitor's death.
@@ -81,6 +95,7 @@ async function carryOut(parts: Needs, id: string, stop: RunningStop, hurried: ()
       quiet.abort();
     }
   }
+  told.abort();
   await killWorkload(parts, workload, AbortSignal.any([parts.signal, AbortSignal.timeout(KILL_MS)]));
   await awaitEnd(parts, id, ended);
 }

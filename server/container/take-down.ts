@@ -1,10 +1,11 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { CriError } from '#base/errors.ts';
 import type { Parts } from '../parts.ts';
 import { type ContainerRecord, processesOf } from './container.ts';
 import { deleteWorkload, discardBundle, killWorkload, type Workload } from './workload.ts';
 
-type Needs = Pick<Parts, 'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'locks' | 'signal' | 'doomed'>;
+type Needs = Pick<Parts, 'making' | 'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'locks' | 'signal' | 'doomed'>;
 
 export function workloadOf({ id, handler, cgroup, state }: ContainerRecord): Workload {
   return { id, handler, cgroup, processes: processesOf(state) };
@@ -19,15 +20,21 @@ const TAKE_DOWN_MS = 60_000;
  * repeat after a failure: the record stays until all the rest is gone.
  */
 export async function takeDownContainer(parts: Needs, id: string, { removeLog = false } = {}): Promise<void> {
+  const making = parts.making.get(id);
+  making?.abort(new CriError('failedPrecondition', `container ${id} was removed, or its pod stopped, while it was created`));
+  await making?.done;
   const signal = AbortSignal.any([parts.signal, AbortSignal.timeout(TAKE_DOWN_MS)]);
   await using _lock = await parts.locks.acquire(id, signal);
   const record = parts.containers.get(id);
   if (record === undefined) return;
   await killWorkload(parts, workloadOf(record), signal);
   await releaseContainer(parts, record, signal);
-  if (removeLog && record.madeLog) await rm(record.logPath, { force: true }); // a kubelet counts the attempt up because of it;
+  // A retry of the same attempt may write to the same file by now.
+  const isShared = [...parts.containers.values()].some((other) => other.id !== id && other.logPath === record.logPath);
+  if (removeLog && record.madeLog && !isShared) await rm(record.logPath, { force: true }); // a kubelet counts the attempt up because of it;
   await discardBundle(parts, id);
   await parts.containers.remove(id);
+  parts.deaths.announce(id);
   parts.doomed.delete(id);
 }
 

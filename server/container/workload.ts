@@ -1,7 +1,7 @@
 import { rmSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import { sleep } from '#base/abort.ts';
+import { sleep, withTimeout } from '#base/abort.ts';
 import { CriError, isErrno } from '#base/errors.ts';
 import { isAlive, type ProcessIdentity, readProcessStat, signalProcess } from '#base/process.ts';
 import type { Parts } from '../parts.ts';
@@ -20,6 +20,9 @@ type Needs = Pick<Parts, 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log'>;
 
 /** Between looks at a process that does not die, in milliseconds; the first ones are short, since most die at once. */
 const looks = [5, 10, 20, 50, 100, 200, 500];
+
+/** So long the OCI runtime may take to send KILL before it is sent without it. */
+const RUNTIME_KILL_MS = 5_000;
 
 /** A process is sent KILL again after so many looks. */
 const KILL_EVERY = 8;
@@ -47,12 +50,13 @@ export async function killWorkload(parts: Needs, workload: Workload, signal: Abo
 export async function sendSignal(parts: Needs, workload: Workload, name: string | number, signal: AbortSignal): Promise<void> {
   const init = workload.processes?.init;
   if (init === undefined || !isAlive(init)) return;
+  const isKill = name === 'KILL' || name === 9;
   try {
     const runtime = parts.runtimes.get(workload.handler);
     if (runtime === undefined) throw new CriError('failedPrecondition', `runtime handler "${workload.handler}" is not configured any more`);
-    await runtime.kill(workload.id, name, { signal });
+    await runtime.kill(workload.id, name, { signal: isKill ? withTimeout(signal, RUNTIME_KILL_MS) : signal });
   } catch (err) {
-    if (name !== 'KILL' && name !== 9) throw err;
+    if (!isKill) throw err;
     parts.log.warn({ err, containerId: workload.id, pid: init.pid }, 'Killed process without its OCI runtime');
     signalProcess(init, 'SIGKILL');
   }

@@ -27,7 +27,8 @@ async function find<R extends Claimable>(parts: Pick<Parts, 'doomed'>, records: 
   if (whole !== undefined) {
     if (parts.doomed.has(id) || isCreating(whole)) return undefined;
     if (whole.claimed) return whole;
-    return await records.update(id, ({ unclaimedSince: _, ...old }: R & { unclaimedSince?: number }) => ({ ...(old as R), claimed: true }));
+    const claimed = await records.update(id, ({ unclaimedSince: _, ...old }: R & { unclaimedSince?: number }) => ({ ...(old as R), claimed: true }));
+    return parts.doomed.has(id) ? undefined : claimed; // its time may have run out meanwhile
   }
   if (!/^[0-9a-f]{1,63}$/.test(id)) return undefined;
   const matches = [...records.values()].filter((record) => record.id.startsWith(id) && isVisible(parts, record));

@@ -1,3 +1,7 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { writeFileAtomic } from '#base/atomic-file.ts';
+import { isErrno } from '#base/errors.ts';
 import { CgroupDriver } from '../../proto/cri.ts';
 import type { Handler } from '../call.ts';
 import type { Parts } from '../parts.ts';
@@ -62,13 +66,27 @@ export const runtimeConfig =
   ({ config }: Pick<Parts, 'config'>): Handler<'RuntimeConfig'> =>
   async () => ({ linux: { cgroup_driver: config.runtime.cgroupManager === 'systemd' ? CgroupDriver.SYSTEMD : CgroupDriver.CGROUPFS } });
 
+/** Below root. */
+const POD_CIDR_FILE = 'pod-cidr';
+
+/** The pod CIDR of an earlier UpdateRuntimeConfig; empty when there was none. */
+export async function readPodCidr(root: string): Promise<string> {
+  try {
+    return await readFile(join(root, POD_CIDR_FILE), 'utf8');
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return '';
+    throw err;
+  }
+}
+
 /** The pod CIDR goes to the plugins that ask for address ranges. */
 export const updateRuntimeConfig =
-  ({ cni, log }: Pick<Parts, 'cni' | 'log'>): Handler<'UpdateRuntimeConfig'> =>
+  ({ cni, config, log }: Pick<Parts, 'cni' | 'config' | 'log'>): Handler<'UpdateRuntimeConfig'> =>
   async ({ runtime_config }) => {
     const cidr = runtime_config?.network_config?.pod_cidr ?? '';
     if (cidr === '') return {};
     cni.setPodCidr(cidr);
+    await writeFileAtomic(join(config.root, POD_CIDR_FILE), cidr); // the kubelet tells it once
     log.info({ network: cidr }, 'Changed pod CIDR');
     return {};
   };

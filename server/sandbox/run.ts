@@ -38,7 +38,12 @@ export async function runSandbox(parts: Parts, request: SandboxRequest, flight: 
       (signal, stage) =>
         record.attachment === undefined
           ? undefined
-          : timed(parts, 'cni_add', () => parts.cni.attach(record.attachment as Attachment, { signal, onStage: stage })),
+          : timed(parts, 'cni_add', async () => {
+              const network = await parts.cni.attach(record.attachment as Attachment, { signal, onStage: stage });
+              // DEL wants the result too, should what runs beside this fail.
+              parts.sandboxes.remember(id, (old) => ({ ...old, attachment: network.attachment }));
+              return network;
+            }),
       (signal, stage) => (record.hasPause ? startPause(parts, record, { signal, stage }) : undefined),
     ]);
     flight.stage('writing the record of the pod');

@@ -39,6 +39,8 @@ export interface SandboxRecord {
   readonly claimed: boolean;
   /** When it was finished without anyone to tell, in milliseconds since the epoch. */
   readonly unclaimedSince?: number;
+  /** A stop has begun and has to be carried through; or nothing is left but the record and the containers' remains. */
+  readonly stop?: 'asked' | 'done';
   readonly namespaces: PinnedNamespaces;
   /** The CNI attachment: from before ADD until DEL has succeeded. */
   readonly attachment?: Attachment;

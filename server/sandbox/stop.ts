@@ -1,4 +1,5 @@
-import { firstFailure } from '#base/errors.ts';
+import { isAbort } from '#base/abort.ts';
+import { CriError, firstFailure } from '#base/errors.ts';
 import { stopContainer } from '../container/stop.ts';
 import { takeDownContainer } from '../container/take-down.ts';
 import { deleteWorkload, killWorkload, type Workload } from '../container/workload.ts';
@@ -20,9 +21,12 @@ export async function stopSandbox(parts: Parts, id: string, caller: AbortSignal)
   await using _lock = await parts.locks.acquire(id, caller);
   const record = parts.sandboxes.get(id);
   if (record === undefined || isStopped(record)) return;
-  // Not durable on purpose: after a crash the dead pause process says the same.
-  parts.sandboxes.remember(id, (old) => ({ ...old, state: 'notReady' }));
-  const signal = AbortSignal.any([parts.signal, AbortSignal.timeout(STOP_MS)]);
+  const begin = (old: SandboxRecord): SandboxRecord => ({ ...old, state: 'notReady', stop: 'asked' });
+  parts.sandboxes.remember(id, begin);
+  // After a crash the dead pause process says the same; a pod without one has nobody to say so.
+  if (!record.hasPause) await parts.sandboxes.update(id, begin);
+  const limit = AbortSignal.timeout(STOP_MS);
+  const signal = AbortSignal.any([parts.signal, limit]);
   const results = await Promise.allSettled([endProcesses(parts, record, signal), detachNetwork(parts, record, signal)]);
   const failures = results.filter((result) => result.status === 'rejected').map((result) => result.reason);
   if (failures.length === 0) {
@@ -32,20 +36,23 @@ export async function stopSandbox(parts: Parts, id: string, caller: AbortSignal)
       id,
       (old) => {
         const { pause: _pause, attachment: _attachment, ...rest } = old;
-        return { ...rest, state: 'notReady', namespaces: {}, ips: [] };
+        return { ...rest, state: 'notReady', stop: 'done', namespaces: {}, ips: [] };
       },
       { lasting: true },
     );
     parts.log.info({ sandboxId: id, pod: podName(record.config) }, 'Stopped sandbox');
     return;
   }
-  await parts.sandboxes.update(id, (old) => ({ ...old, state: 'notReady' }));
-  throw firstFailure(failures[0]);
+  await parts.sandboxes.update(id, begin);
+  const failure = firstFailure(failures[0]);
+  if (limit.aborted && isAbort(failure))
+    throw new CriError('deadlineExceeded', `stop pod ${podName(record.config)}: not done within ${STOP_MS / 1000} s`, { cause: failure });
+  throw failure;
 }
 
 /** Nothing of the pod is left but its record and its containers' remains. */
-export function isStopped({ state, pause, attachment, namespaces }: SandboxRecord): boolean {
-  return state === 'notReady' && pause === undefined && attachment === undefined && Object.keys(namespaces).length === 0;
+export function isStopped({ stop }: SandboxRecord): boolean {
+  return stop === 'done';
 }
 
 /** Ends all containers at once, as the CRI asks ("forcibly terminated"), and the pause process. */
@@ -63,6 +70,7 @@ async function endPause(parts: Parts, record: SandboxRecord, signal: AbortSignal
   const workload: Workload = { id: record.id, handler: record.handler, cgroup: record.cgroup, processes: record.pause };
   await killWorkload(parts, workload, signal);
   await deleteWorkload(parts, workload, signal);
+  parts.deaths.announce(record.id);
   if (record.pauseImage !== undefined) await parts.storage.unmountRootfs(`${parts.paths.bundle(record.id)}/rootfs`);
 }
 

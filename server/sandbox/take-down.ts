@@ -13,7 +13,8 @@ export async function removeSandbox(parts: Parts, id: string, caller: AbortSigna
   await stopSandbox(parts, id, caller);
   const own = [...parts.containers.values()].filter(({ sandboxId }) => sandboxId === id);
   await Promise.all(own.map((container) => takeDownContainer(parts, container.id)));
-  await using _lock = await parts.locks.acquire(id, caller);
+  // Past the point of return: the caller's leaving ends its waiting only.
+  await using _lock = await parts.locks.acquire(id, parts.signal);
   await discardBundle(parts, id);
   if (record.madeCgroupFrom !== undefined) await parts.cgroups.removeEmpty(record.cgroupParent, record.madeCgroupFrom);
   await parts.sandboxes.remove(id);
@@ -28,12 +29,13 @@ const UNDO_MS = 15_000;
  * undone now stays doomed, with its record, and the sweeper tries again until it is gone.
  */
 export async function takeDownSandbox(parts: Parts, id: string, { reason }: { readonly reason: string }): Promise<void> {
-  if (parts.sandboxes.get(id) === undefined) return;
+  if (parts.sandboxes.get(id) === undefined) return; // it was never written
   parts.doomed.add(id);
   const undone = removeSandbox(parts, id, parts.signal).then(
     () => parts.log.info({ sandboxId: id, reason }, 'Undid sandbox'),
     (err: unknown) => parts.log.warn({ err, sandboxId: id, reason }, 'Could not undo sandbox yet'),
   );
+  parts.background('undo sandbox', () => undone);
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, UNDO_MS);
   await Promise.race([undone, promise]);

@@ -17,6 +17,7 @@ function world({ timeoutMs = 60_000 } = {}) {
         const item = objects.get(id);
         if (item !== undefined) objects.set(id, { ...item, claimed });
       },
+      isDoomed: () => false,
       takeDown: async (id) => {
         takenDown.push(id);
         objects.delete(id);
@@ -213,4 +214,30 @@ test('abortAll() ends creations in flight and waits for their undoing', async ()
   await Promise.all([creations.abortAll(new CriError('unavailable', 'berth is stopping')), expect(asked).rejects.toThrow('berth is stopping')]);
   expect(flights[0]?.undone).toBe(true);
   expect(creations.size).toBe(0);
+});
+
+test('create() leaves unclaimed what is finished in the moment in which its last caller leaves', async () => {
+  const { flights, objects, ask } = world();
+  const caller = new AbortController();
+  const first = ask(request(), caller.signal);
+  await turns();
+  const id = flights[0]?.finish() as ObjectId; // claimed: the caller still waits
+  caller.abort(new CriError('cancelled', 'gone'));
+  await expect(first).rejects.toThrow('gone');
+  await turns();
+  expect(objects.get(id)?.claimed).toBe(false);
+});
+
+test('create() keeps the claim of one caller when another one leaves', async () => {
+  const { flights, objects, ask } = world();
+  const leaver = new AbortController();
+  const leaving = ask(request(), leaver.signal);
+  const staying = ask(request());
+  await turns();
+  const id = flights[0]?.finish() as ObjectId;
+  leaver.abort(new CriError('cancelled', 'gone'));
+  await expect(leaving).rejects.toThrow('gone');
+  expect(await staying).toBe(id);
+  await turns();
+  expect(objects.get(id)?.claimed).toBe(true);
 });
