@@ -56,7 +56,7 @@ function programOf(line: string): string {
 
 /**
  * The rules that belong to one pod or network. portmap's own chains (CNI-HOSTPORT-…) and the tables themselves stay for
- * good once they have been made: that is how the plugins do it.
+ * good once they have been made, with two rules that have no pod's name: that is how the plugins do it.
  */
 async function firewallRules(): Promise<string[]> {
   const listed = [...(await linesOf('iptables-save', [])), ...(await linesOf('ip6tables-save', [])), ...(await linesOf('nft', ['list', 'ruleset']))];
@@ -67,7 +67,7 @@ async function firewallRules(): Promise<string[]> {
         .replace(/counter packets \d+ bytes \d+/, 'counter')
         .trim(),
     )
-    .filter((line) => /CNI-(?!HOSTPORT-)|comment/.test(line) && !line.includes('# Warning'));
+    .filter((line) => /CNI-(?!HOSTPORT-)|comment/.test(line) && !/# Warning|CNI portfwd /.test(line));
 }
 
 function listProcesses(): string[] {
