@@ -6,6 +6,9 @@ const asRoot = { setupFiles: ['test/support/check-machine.ts'], fileParallelism:
 export default defineConfig({
   test: {
     pool: 'forks',
+    // Bounds on what hangs, not measurements: a machine under load is slow.
+    testTimeout: 30_000,
+    expect: { poll: { timeout: 15_000 } },
     projects: [
       { extends: true, test: { name: 'unit', include: ['test/unit/**/*.test.ts'] } },
       {

@@ -26,7 +26,7 @@ const long = AbortSignal.timeout(600_000);
 if (findTool('containerd') === undefined) await run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'containerd'], { signal: long });
 await run(process.execPath, [join(import.meta.dirname, '../../contrib/build.ts')], { signal: long, env: { HOME: process.env.HOME ?? '/root' } });
 
-await using registry = await startRegistry();
+const registry = await startRegistry();
 const results: Record<Peer['name'], Measured> = { berth: measured(), containerd: measured() };
 const load = (): string => readFileSync('/proc/loadavg', 'latin1').split(' ')[0] ?? '';
 const loadBefore = load();
@@ -58,4 +58,5 @@ const raw = Object.fromEntries(
   Object.entries(results).map(([name, { samples: timed, figures }]) => [name, { ...Object.fromEntries(timed), ...Object.fromEntries(figures) }]),
 );
 await writeFile(values.out.replace(/(\.md)?$/, '.json'), `${JSON.stringify(raw)}\n`);
+await registry[Symbol.asyncDispose]();
 process.exit(0);
