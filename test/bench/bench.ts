@@ -26,37 +26,40 @@ const long = AbortSignal.timeout(600_000);
 if (findTool('containerd') === undefined) await run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'containerd'], { signal: long });
 await run(process.execPath, [join(import.meta.dirname, '../../contrib/build.ts')], { signal: long, env: { HOME: process.env.HOME ?? '/root' } });
 
-const registry = await startRegistry();
-const results: Record<Peer['name'], Measured> = { berth: measured(), containerd: measured() };
-const load = (): string => readFileSync('/proc/loadavg', 'latin1').split(' ')[0] ?? '';
-const loadBefore = load();
+async function bench(): Promise<void> {
+  await using registry = await startRegistry();
+  const results: Record<Peer['name'], Measured> = { berth: measured(), containerd: measured() };
+  const load = (): string => readFileSync('/proc/loadavg', 'latin1').split(' ')[0] ?? '';
+  const loadBefore = load();
 
-for (let round = 0; round < Number(values.rounds); round += 1) {
-  // One at a time: what the other one holds, in memory and in the kernel, would show in the figures of both.
-  for (const start of [startBerth, startContainerd]) {
-    await using peer = await start(registry.address);
-    const into = results[peer.name];
-    console.error(`round ${round + 1}: ${peer.name}, load ${load()}`);
-    await peer.cri.PullImage({ image: { image: IMAGE } });
-    await measureSingle(peer, { pods: samples, warm: 3 }, into);
-    await measureMany(peer, { pods, atOnce: 10, calls: 30 }, into);
+  for (let round = 0; round < Number(values.rounds); round += 1) {
+    // One at a time: what the other one holds, in memory and in the kernel, would show in the figures of both.
+    for (const start of [startBerth, startContainerd]) {
+      await using peer = await start(registry.address);
+      const into = results[peer.name];
+      console.error(`round ${round + 1}: ${peer.name}, load ${load()}`);
+      await peer.cri.PullImage({ image: { image: IMAGE } });
+      await measureSingle(peer, { pods: samples, warm: 3 }, into);
+      await measureMany(peer, { pods, atOnce: 10, calls: 30 }, into);
+    }
+    for (const start of [startBerth, startContainerd]) {
+      await using peer = await start(registry.address);
+      await measureIdle(peer, 20, results[peer.name]);
+    }
   }
-  for (const start of [startBerth, startContainerd]) {
-    await using peer = await start(registry.address);
-    await measureIdle(peer, 20, results[peer.name]);
-  }
+
+  const text = [
+    `Taken on ${new Date().toISOString().slice(0, 10)} on ${machine()}; load ${loadBefore} before, ${load()} after; ${samples * Number(values.rounds)} pods one by one, ${values.rounds} times ${pods} pods ten at a time; medians unless said.`,
+    '',
+    table(results.berth, results.containerd, pods),
+  ].join('\n');
+  console.log(text);
+  await writeFile(values.out, text);
+  const raw = Object.fromEntries(
+    Object.entries(results).map(([name, { samples: timed, figures }]) => [name, { ...Object.fromEntries(timed), ...Object.fromEntries(figures) }]),
+  );
+  await writeFile(values.out.replace(/(\.md)?$/, '.json'), `${JSON.stringify(raw)}\n`);
 }
 
-const text = [
-  `Taken on ${new Date().toISOString().slice(0, 10)} on ${machine()}; load ${loadBefore} before, ${load()} after; ${samples * Number(values.rounds)} pods one by one, ${values.rounds} times ${pods} pods ten at a time; medians unless said.`,
-  '',
-  table(results.berth, results.containerd, pods),
-].join('\n');
-console.log(text);
-await writeFile(values.out, text);
-const raw = Object.fromEntries(
-  Object.entries(results).map(([name, { samples: timed, figures }]) => [name, { ...Object.fromEntries(timed), ...Object.fromEntries(figures) }]),
-);
-await writeFile(values.out.replace(/(\.md)?$/, '.json'), `${JSON.stringify(raw)}\n`);
-await registry[Symbol.asyncDispose]();
-process.exit(0);
+await bench();
+process.exit(0); // grpc-js keeps timers of channels that are closed
