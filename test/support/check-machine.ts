@@ -1,5 +1,5 @@
 // A setup file of vitest, for tests that need root: after each test file the machine must be as it was before.
-import { mkdirSync, rmdirSync } from 'node:fs';
+import { appendFileSync, mkdirSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach } from 'vitest';
@@ -22,6 +22,8 @@ let before: Machine | undefined;
 
 beforeAll(async () => {
   mkdirSync(scope.directory, { mode: 0o755 });
+  const { BERTH_TEST_RESULTS: results } = process.env;
+  if (results !== undefined) appendFileSync(join(results, 'marks'), `${scope.mark} ${scope.directory}\n`);
   if (isRoot) before = await snapshot(scope.directory);
   else if (process.env.REQUIRE_ROOT === '1') throw new Error('these tests need root, and REQUIRE_ROOT=1 forbids to skip them');
 });

@@ -1,5 +1,7 @@
 import { readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
+import { sleep } from '#base/abort.ts';
 import { CommandError, run } from '#base/exec.ts';
 import type { Daemon } from './daemon.ts';
 import { conformanceImages, FIXTURES } from './images.ts';
@@ -24,12 +26,13 @@ interface Suite {
 }
 
 /**
- * Runs the specs whose names match `focus`. It takes the host ports 12000 to 12003, so that two runs must not overlap.
+ * Runs the specs whose names match `focus`. They take the host ports 12000 to 12003, so that one run waits for another.
  * `undefined` where critest is not installed.
  */
 export async function runCritest(daemon: Daemon, focus: RegExp): Promise<CritestResult | undefined> {
   const critest = findTool('critest');
   if (critest === undefined) return undefined;
+  await using _turn = await takeTurn();
   const offline = join(daemon.directory, 'critest');
   const report = join(daemon.directory, 'critest.json');
   const signal = AbortSignal.timeout(600_000);
@@ -48,6 +51,19 @@ export async function runCritest(daemon: Daemon, focus: RegExp): Promise<Critest
     if (!(err instanceof CommandError) || err.exitCode !== 1) throw err; // 1: some spec failed, the report says which
   }
   return summarise(JSON.parse(readFileSync(report, 'utf8')));
+}
+
+/** Waits for a name that one process of the machine can have at a time: an abstract unix socket. */
+async function takeTurn(): Promise<AsyncDisposable> {
+  for (;;) {
+    const server = createServer();
+    const ours = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen('\0berth-critest', () => resolve(true));
+    });
+    if (ours) return server;
+    await sleep(500);
+  }
 }
 
 function summarise(suites: readonly Suite[]): CritestResult {
