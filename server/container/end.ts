@@ -4,7 +4,8 @@ import type { Parts } from '../parts.ts';
 import { type ContainerRecord, type ContainerState, move, processesOf } from './container.ts';
 import { releaseContainer } from './take-down.ts';
 
-type Needs = Pick<
+/** What noting an end takes. */
+export type EndNeeds = Pick<
   Parts,
   | 'making'
   | 'containers'
@@ -33,7 +34,7 @@ export interface KnownEnd {
  * Notes that a container's first process has ended, by its exit file or by what is known otherwise, wakes who waits for
  * it, and gives back what it held. Does nothing when the end is noted already.
  */
-export async function noteEnd(parts: Needs, id: string, known?: KnownEnd): Promise<void> {
+export async function noteEnd(parts: EndNeeds, id: string, known?: KnownEnd): Promise<void> {
   const record = parts.containers.get(id);
   if (record === undefined || record.state.name === 'exited' || record.state.name === 'creating') return;
   const exit = await readExit(parts.paths.exits, id, parts.paths.bundle(id));
@@ -63,20 +64,20 @@ export async function noteEnd(parts: Needs, id: string, known?: KnownEnd): Promi
 }
 
 /** Gives back what a container that has ended still holds. Safe to repeat. */
-export async function releaseEnded(parts: Needs, id: string): Promise<void> {
+export async function releaseEnded(parts: EndNeeds, id: string): Promise<void> {
   await using _lock = await parts.locks.acquire(id, parts.signal);
   const record = parts.containers.get(id);
   if (record?.state.name === 'exited') await releaseContainer(parts, record, AbortSignal.any([parts.signal, AbortSignal.timeout(30_000)]));
 }
 
 /** OOM kills of a container that has ended, by what it left in the count of the cgroup above: the monitor may come too late for its own. */
-async function countOomKills({ cgroups }: Needs, { cgroup, lostOomKills }: ContainerRecord): Promise<number> {
+async function countOomKills({ cgroups }: EndNeeds, { cgroup, lostOomKills }: ContainerRecord): Promise<number> {
   if (lostOomKills === undefined) return 0;
   return Math.max(0, ((await cgroups.lostOomKills(cgroup)) ?? 0) - lostOomKills);
 }
 
 /** The neighbours must not take them for their own when they end. */
-async function attributeOomKills({ containers }: Needs, { id, cgroup }: ContainerRecord, oomKills: number): Promise<void> {
+async function attributeOomKills({ containers }: EndNeeds, { id, cgroup }: ContainerRecord, oomKills: number): Promise<void> {
   const neighbours = [...containers.values()].filter(
     (other) => other.id !== id && dirname(other.cgroup) === dirname(cgroup) && processesOf(other.state) !== undefined,
   );

@@ -2,28 +2,11 @@ import { orAborted, sleep } from '#base/abort.ts';
 import { isAlive } from '#base/process.ts';
 import type { Parts } from '../parts.ts';
 import { processesOf } from './container.ts';
-import { noteEnd } from './end.ts';
+import { type EndNeeds, noteEnd } from './end.ts';
 import { workloadOf } from './take-down.ts';
 import { killWorkload, sendSignal } from './workload.ts';
 
-type Needs = Pick<
-  Parts,
-  | 'making'
-  | 'containers'
-  | 'storage'
-  | 'runtimes'
-  | 'cgroups'
-  | 'deaths'
-  | 'paths'
-  | 'log'
-  | 'locks'
-  | 'signal'
-  | 'doomed'
-  | 'now'
-  | 'background'
-  | 'observeOom'
-  | 'stops'
->;
+type Needs = EndNeeds & Pick<Parts, 'stops'>;
 
 /** How long KILL may take to work; a process stuck in the kernel can take for ever. */
 const KILL_MS = 120_000;
