@@ -27,6 +27,7 @@ const native = {
   fchown: libc.func('int fchown(int, uint32_t, uint32_t)'),
   socket: libc.func('int socket(int, int, int)'),
   connect: libc.func('int connect(int, const uint8_t*, uint32_t)'),
+  ioctl: libc.func('int ioctl(int, unsigned long, const void*)'),
   waitpid: libc.func('int waitpid(int, _Out_ int*, int)'),
   spawn: libc.func('int posix_spawn(_Out_ int*, const char*, const void*, const void*, const char**, const char**)'),
   actionsInit: libc.func('int posix_spawn_file_actions_init(void*)'),
@@ -229,6 +230,27 @@ export function inNamespaces<T>(paths: Readonly<Partial<Record<NamespaceKind, st
       if (native.setns(fd, 0) < 0) process.abort();
       closeSync(fd);
     }
+  }
+}
+
+/**
+ * Brings the loopback device of a network namespace up. Only the socket is made in there; the call that takes the
+ * kernel's network lock, which others may hold for long, waits on a thread of the pool. Source: netdevice(7).
+ */
+export async function loopbackUpAsync(netns: string): Promise<void> {
+  const AF_INET = 2;
+  const SOCK_DGRAM = 2;
+  const SOCK_CLOEXEC = 0o2000000;
+  const SIOCSIFFLAGS = 0x8914;
+  const IFF_UP_RUNNING = 0x41;
+  const fd = inNamespaces({ net: netns }, () => check(native.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), 'socket', netns));
+  try {
+    const request = Buffer.alloc(40); // struct ifreq: the name in 16 bytes, then the flags
+    request.write('lo');
+    request.writeUInt16LE(IFF_UP_RUNNING, 16);
+    await callAsync(native.ioctl, [fd, SIOCSIFFLAGS, request], 'ioctl SIOCSIFFLAGS', netns);
+  } finally {
+    closeSync(fd);
   }
 }
 

@@ -142,6 +142,10 @@ export class Creations {
       flight.stageName = name;
       for (const watcher of watchers.keys()) watcher.name = name;
     };
+    let stuckIn = '';
+    signal.addEventListener('abort', () => {
+      stuckIn = flight.stageName; // before the undo has stages of its own
+    });
     const work = async (): Promise<ObjectId> => {
       try {
         const id = await make({ signal, stage: enter, isWanted });
@@ -150,7 +154,7 @@ export class Creations {
         return id;
       } catch (err) {
         if (signal.aborted && !controller.signal.aborted && !this.#options.signal.aborted) {
-          throw new CriError('deadlineExceeded', `${request.what}: undone, since ${flight.stageName} did not finish within ${timeoutMs / 1000} s`, {
+          throw new CriError('deadlineExceeded', `${request.what}: undone, since ${stuckIn} did not finish within ${timeoutMs / 1000} s`, {
             cause: err,
           });
         }

@@ -78,7 +78,7 @@ export class Records<R extends Identified> {
     await this.#queue(record.id, async () => {
       await mkdir(this.directory(record.id), { mode: 0o700 });
       try {
-        await this.#write(record, true);
+        await this.#write(record, false);
       } catch (err) {
         await rm(this.directory(record.id), { recursive: true, force: true });
         throw err;
@@ -89,8 +89,8 @@ export class Records<R extends Identified> {
 
   /**
    * Replaces a record: saved to disk, then swapped in memory. `undefined` when it is gone, or as soon as `change` returns
-   * `undefined` (nothing changes then). After a power cut an update that is not `lasting` may be gone and the record
-   * before it is there: right for what a reboot ends anyway.
+   * `undefined` (nothing changes then). A power cut in the milliseconds after an update that is not `lasting` may undo
+   * or damage it: right for what the reboot ends anyway.
    */
   update(id: string, change: (old: R) => R | undefined, { lasting = false } = {}): Promise<R | undefined> {
     return this.#queue(id, async () => {

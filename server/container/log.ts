@@ -1,6 +1,6 @@
 import { lstat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { CriError, isErrno } from '#base/errors.ts';
+import { CriError, isErrno, quote } from '#base/errors.ts';
 import { makeDirectory } from '#base/make-directory.ts';
 import { reopenLog as reopen } from '../../conmon/conmon.ts';
 import type { Parts } from '../parts.ts';
@@ -20,7 +20,16 @@ export function containerLogPath(logDirectory: string, logPath: string): string 
  * @returns true when the file is not there yet, so that it is ours to remove if the creation fails.
  */
 export async function prepareLogPath(logDirectory: string, path: string): Promise<boolean> {
-  await makeDirectory(dirname(path));
+  try {
+    await makeDirectory(dirname(path));
+    return await isFree(logDirectory, path);
+  } catch (err) {
+    if (!isErrno(err, 'ENAMETOOLONG', 'ELOOP', 'ENOTDIR', 'EEXIST')) throw err;
+    throw new CriError('invalidArgument', `config.log_path: ${quote(path)} cannot be made: ${err.code}`, { cause: err });
+  }
+}
+
+async function isFree(logDirectory: string, path: string): Promise<boolean> {
   for (let directory = dirname(path); directory.length > logDirectory.length; directory = dirname(directory)) {
     if (!(await lstat(directory)).isDirectory()) throw refused(directory);
   }

@@ -36,10 +36,11 @@ export async function startContainer(parts: Parts, id: string, caller: AbortSign
     await timed(parts, 'container_start', () => endingWith(parts, id, died, () => runtime.start(id, { signal: AbortSignal.any([signal, died.signal]) })));
   } catch (err) {
     const message = describeError(err);
+    await noteStartFailure(parts, id, message); // before it is killed, which would be taken for its end
     await killWorkload(parts, workloadOf(record), AbortSignal.any([parts.signal, AbortSignal.timeout(10_000)])).catch((killErr: unknown) =>
       parts.log.warn({ err: killErr, containerId: id }, 'Could not kill container that failed to start'),
     );
-    await noteStartFailure(parts, id, message);
+    parts.background('release container', () => releaseEnded(parts, id));
     throw new CriError('unknown', `start container ${id}: ${message}`, { cause: err });
   }
   await parts.containers.update(id, (old) => {
@@ -80,5 +81,4 @@ async function noteStartFailure(parts: Parts, id: string, message: string): Prom
     { lasting: true },
   );
   parts.deaths.announce(id);
-  parts.background('release container', () => releaseEnded(parts, id));
 }

@@ -2,7 +2,7 @@ import { closeSync, mkdirSync, openSync, rmSync, statfsSync, writeFileSync } fro
 import { dirname, join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
 import { run } from '#base/exec.ts';
-import { inNamespaces, MNT, type NamespaceKind, sethostname, umountAsync } from '#base/sys.ts';
+import { inNamespaces, loopbackUpAsync, MNT, type NamespaceKind, sethostname, umountAsync } from '#base/sys.ts';
 import { NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
 import { sysctlPath } from '../oci/sysctl.ts';
 import type { PinnedNamespaces } from './sandbox.ts';
@@ -33,13 +33,12 @@ export async function pinNamespaces(
   const present = kinds.filter((kind) => pinned[kind] !== undefined);
   if (present.length === 0) return;
   for (const kind of present) touch(pinned[kind] as string);
-  // unshare(1) is a process of its own, so that taking the kernel's network lock for `lo` blocks nobody here.
-  const command = pinned.net === undefined ? ['true'] : ['ip', 'link', 'set', 'lo', 'up'];
-  await run('unshare', [...present.map((kind) => `--${kind}=${pinned[kind]}`), '--', ...command], { signal, hot: true });
+  await run('unshare', [...present.map((kind) => `--${kind}=${pinned[kind]}`), '--', 'true'], { signal, hot: true });
   inNamespaces(pinned, () => {
     if (pinned.uts !== undefined && hostname !== '') sethostname(hostname);
     for (const [name, value] of Object.entries(sysctls)) writeFileSync(join('/proc/sys', sysctlPath(name) ?? ''), value);
   });
+  if (pinned.net !== undefined) await loopbackUpAsync(pinned.net);
 }
 
 /** Lets go of the namespaces; safe to repeat. They end with their last process. */

@@ -16,7 +16,9 @@ export async function removeSandbox(parts: Parts, id: string, caller: AbortSigna
   // Past the point of return: the caller's leaving ends its waiting only.
   await using _lock = await parts.locks.acquire(id, parts.signal);
   await discardBundle(parts, id);
-  if (record.madeCgroupFrom !== undefined) await parts.cgroups.removeEmpty(record.cgroupParent, record.madeCgroupFrom);
+  const shared = [...parts.sandboxes.values()].some((other) => other.id !== id && `${other.cgroupParent}/`.startsWith(`${record.madeCgroupFrom}/`));
+  // The runtime of another pod may be about to make its own below it; the last one takes it away.
+  if (record.madeCgroupFrom !== undefined && !shared) await parts.cgroups.removeEmpty(record.cgroupParent, record.madeCgroupFrom);
   await parts.sandboxes.remove(id);
   parts.doomed.delete(id);
 }
