@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process';
 import { openSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
@@ -90,12 +91,14 @@ async function start({ name, directory, socket, command: [file, ...args] }: Plan
   const log = openSync(join(directory, 'log'), 'a');
   const began = performance.now();
   const child = spawn(file, args, { stdio: ['ignore', log, log], detached: true });
-  const cri = connectCri(socket);
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-  while ((await cri.Version({}, { deadlineMs: 500 }).catch(() => undefined)) === undefined) {
+  // Not by calls that fail: grpc-js would wait longer before each attempt, and that time would be counted.
+  while (!(await accepts(socket))) {
     if (child.exitCode !== null || performance.now() - began > 30_000) throw new Error(`${name} does not answer: see ${directory}/log`);
-    await sleep(5);
+    await sleep(2);
   }
+  const cri = connectCri(socket);
+  await cri.Version({}, { deadlineMs: 30_000 });
   const startMs = performance.now() - began;
   return {
     name,
@@ -115,6 +118,17 @@ async function start({ name, directory, socket, command: [file, ...args] }: Plan
       await cleanUp(name, directory);
     },
   };
+}
+
+function accepts(socket: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = connect(socket);
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once('error', () => resolve(false));
+  });
 }
 
 async function writeNetwork(networkDir: string, directory: string, bridge: string, subnet: string): Promise<void> {
