@@ -5,8 +5,20 @@ import { runCritest } from '../support/critest.ts';
 import { type Handler, startDaemon } from '../support/daemon.ts';
 import { CACHE } from '../support/tool.ts';
 
-/** First words of the names of the specs that must pass. */
-const GROUPS = ['PodSandbox', 'Container', 'Image Manager', 'Image Consistency', 'Image Identifier Consistency', 'Runtime info', 'Idempotence'];
+/** First words of the names of the specs that must pass: all but Streaming, which is not built yet, and the benchmarks. */
+const GROUPS = [
+  'AppArmor',
+  'Container',
+  'Idempotence',
+  'Image Consistency',
+  'Image Identifier Consistency',
+  'Image Manager',
+  'Multiple Containers',
+  'Networking',
+  'PodSandbox',
+  'Runtime info',
+  'Security Context',
+];
 const focus = new RegExp(`\\[k8s\\.io\\] (${GROUPS.join('|')})`);
 
 test.each<Handler>(['crun', 'runc'])(
@@ -22,7 +34,7 @@ test.each<Handler>(['crun', 'runc'])(
     mkdirSync(results, { recursive: true });
     writeFileSync(join(results, `critest-${handler}.json`), JSON.stringify(result));
     expect(result.failed).toEqual([]);
-    expect(result.passed).toBeGreaterThan(40);
+    expect(result.passed).toBeGreaterThan(80);
   },
   900_000,
 );
