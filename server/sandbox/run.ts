@@ -148,14 +148,20 @@ function podNetwork(id: string, netns: string, config: PodSandboxConfig, cgroupP
 
 type Step<T> = (signal: AbortSignal, stage: (name: string) => void) => Promise<T> | undefined;
 
+/** A CNI plugin that is killed may leave what no DEL finds (host-local makes its file first and fills it then). */
+const SIBLING_GRACE_MS = 5_000;
+
 /**
  * Runs two steps at once and waits for both, even when one fails, since the undo must not meet a step that still makes
- * things. The first failure cancels the other step. The flight's stage tells which steps are not done yet.
+ * things. The first failure cancels the other step, unless that comes to its end soon. The flight's stage tells which
+ * steps are not done yet.
  */
 async function sideBySide<A, B>(flight: Flight, [first, second]: readonly [Step<A>, Step<B>]): Promise<[A | undefined, B | undefined]> {
   const failed = new AbortController();
   const signal = AbortSignal.any([flight.signal, failed.signal]);
   const stages = ['', ''];
+  let failure: { readonly err: unknown } | undefined;
+  let timer: NodeJS.Timeout | undefined;
   const run = async <T>(index: number, step: Step<T>): Promise<T | undefined> => {
     const tell = (name: string): void => {
       stages[index] = name;
@@ -166,11 +172,13 @@ async function sideBySide<A, B>(flight: Flight, [first, second]: readonly [Step<
       tell('');
       return result;
     } catch (err) {
-      failed.abort(err); // keeps the first reason
+      failure ??= { err };
+      timer ??= setTimeout(() => failed.abort(err), SIBLING_GRACE_MS);
       throw err;
     }
   };
   const [a, b] = await Promise.allSettled([run(0, first), run(1, second)]);
-  if (a.status === 'rejected' || b.status === 'rejected') throw flight.signal.aborted ? flight.signal.reason : failed.signal.reason;
+  clearTimeout(timer);
+  if (a.status === 'rejected' || b.status === 'rejected') throw flight.signal.aborted ? flight.signal.reason : failure?.err;
   return [a.value, b.value];
 }

@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs';
 import { mkdir, mkdtempDisposable, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -58,7 +59,9 @@ async function makeNetwork(
     },
     /** Addresses given out, and interfaces on the bridge. */
     async left(): Promise<string[]> {
-      const files = await readdir(join(leases, name)).catch(() => []);
+      const names = await readdir(join(leases, name)).catch(() => []);
+      // host-local that is killed between making its file and filling it leaves an empty one, which no DEL can tell whose it is.
+      const files = names.filter((file) => statSync(join(leases, name, file)).size > 0);
       const ports = JSON.parse((await sh('ip', '-j', 'link', 'show', 'master', bridge).catch(() => '')) || '[]') as { ifname: string }[];
       return [...files.filter((file) => file !== 'lock' && !file.startsWith('last_reserved_ip')), ...ports.map(({ ifname }) => ifname)];
     },

@@ -100,8 +100,8 @@ test('kill() refuses a cgroup that the daemon itself is in', async () => {
 test('stats() and oomKills() read what the kernel counts', async () => {
   await using own = ownCgroup(machine);
   await own.cgroups.create(`${own.top}/c`);
-  // dd holds 24 MiB; the shell's loop takes CPU
-  await own.start(`${own.top}/c`, 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; head -c 25165824 /dev/zero | { x=$(tr "\\0" x); sleep 1000; }');
+  // tail holds what may yet turn out to be the last line; the shell's loop takes CPU
+  await own.start(`${own.top}/c`, 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; { head -c 30000000 /dev/zero; sleep 1000; } | tail -n 1');
   const held = 24 * 1024 * 1024;
   const stats = await until('the memory to be taken', async () => {
     const now = await own.cgroups.stats(own.top);
