@@ -31,8 +31,9 @@ import type { Parts, Paths } from './parts.ts';
 import { Records } from './records.ts';
 import { recover } from './recover.ts';
 import * as containerRpcs from './rpc/container.ts';
-import { execSync } from './rpc/exec.ts';
+import { attach, exec, execSync } from './rpc/exec.ts';
 import * as imageRpcs from './rpc/image.ts';
+import { portForward } from './rpc/port-forward.ts';
 import * as runtimeRpcs from './rpc/runtime.ts';
 import * as sandboxRpcs from './rpc/sandbox.ts';
 import { containerStats, listContainerStats, listPodSandboxStats, podSandboxStats, type StatsParts } from './rpc/stats.ts';
@@ -158,6 +159,9 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     ContainerStatus: containerRpcs.containerStatus(parts),
     ReopenContainerLog: containerRpcs.reopenContainerLog(parts),
     ExecSync: execSync(parts),
+    Exec: exec(parts),
+    Attach: attach(parts),
+    PortForward: portForward(parts),
     ContainerStats: containerStats(statsParts),
     ListContainerStats: listContainerStats(statsParts),
     PodSandboxStats: podSandboxStats(statsParts),
