@@ -55,11 +55,15 @@ export function findMonitor(bundle: string): ProcessIdentity | undefined {
 export async function killMonitor(monitor: ProcessIdentity, timeoutMs: number): Promise<ProcessIdentity[]> {
   signalProcess(monitor, 'SIGSTOP');
   const deadline = performance.now() + timeoutMs;
+  let empty = 0;
   for (;;) {
     const below = isAlive(monitor) ? descendants(monitor.pid) : [];
     for (const process of below) signalProcess(process, 'SIGKILL');
-    if (below.length === 0) signalProcess(monitor, 'SIGKILL');
-    if (below.length === 0 && !isAlive(monitor)) return [];
+    // A process that dies while we look has its children moved to the monitor, whose list we may have read before: only
+    // a second look that finds nobody is proof.
+    empty = below.length === 0 ? empty + 1 : 0;
+    if (empty >= 2) signalProcess(monitor, 'SIGKILL');
+    if (empty > 0 && !isAlive(monitor)) return [];
     if (performance.now() > deadline) return [monitor, ...below].filter(isAlive);
     await sleep(2);
   }
