@@ -118,7 +118,14 @@ export async function umountAsync(target: string, flags = 0): Promise<void> {
  * Mounts an overlay by the fsopen API, with one `lowerdir+` for each layer: needed past about 4,000 bytes of options.
  * `lower` is uppermost first. Source: kernel 6.5+ Documentation/filesystems/overlayfs.rst.
  */
-export function mountOverlayLong(target: string, lower: readonly string[], options: Readonly<Record<string, string>>, flags: readonly string[] = []): void {
+export function mountOverlayLong(
+  target: string,
+  lower: readonly string[],
+  options: Readonly<Record<string, string>>,
+  flags: readonly string[] = [],
+  { readOnly = false } = {},
+): void {
+  const RDONLY_NOSUID_NODEV = 7; // MOUNT_ATTR_*, linux/mount.h
   const FSCONFIG_SET_FLAG = 0;
   const FSCONFIG_SET_STRING = 1;
   const FSCONFIG_CMD_CREATE = 6;
@@ -127,8 +134,9 @@ export function mountOverlayLong(target: string, lower: readonly string[], optio
     for (const dir of lower) check(native.fsconfig(context, FSCONFIG_SET_STRING, 'lowerdir+', dir, 0), 'fsconfig', `lowerdir+=${dir}`);
     for (const [key, value] of Object.entries(options)) check(native.fsconfig(context, FSCONFIG_SET_STRING, key, value, 0), 'fsconfig', `${key}=${value}`);
     for (const flag of flags) check(native.fsconfig(context, FSCONFIG_SET_FLAG, flag, null, 0), 'fsconfig', flag);
+    if (readOnly) check(native.fsconfig(context, FSCONFIG_SET_FLAG, 'ro', null, 0), 'fsconfig', 'ro');
     check(native.fsconfig(context, FSCONFIG_CMD_CREATE, null, null, 0), 'fsconfig', target);
-    const mounted = check(native.fsmount(context, 1, 0), 'fsmount', target);
+    const mounted = check(native.fsmount(context, 1, readOnly ? RDONLY_NOSUID_NODEV : 0), 'fsmount', target);
     try {
       const AT_FDCWD = -100;
       const MOVE_MOUNT_F_EMPTY_PATH = 4;

@@ -63,12 +63,14 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   const metrics = stack.use(createMetrics({ version: VERSION }));
   const problems = new Map<string, string>();
 
-  const [host, storage, cni, sandboxes, containers, runtimes] = await Promise.all([
-    readHostFacts(),
-    openStorage(config, log, metrics),
-    openCni(config, log, metrics),
+  const [sandboxes, containers] = await Promise.all([
     Records.open<SandboxRecord>(join(config.root, 'sandboxes'), paths.trash),
     Records.open<ContainerRecord>(join(config.root, 'containers'), paths.trash),
+  ]);
+  const [host, storage, cni, runtimes] = await Promise.all([
+    readHostFacts(),
+    openStorage(config, log, metrics, (image) => imageRpcs.userOfImage({ sandboxes: sandboxes.records, containers: containers.records }, image)),
+    openCni(config, log, metrics),
     openRuntimes(config, life.signal, log, (name, work) => background.start(name, work)),
     makePauseRootfs(paths.pauseRootfs, config.image.pauseBinary).catch((err: unknown) => {
       if (config.image.pauseImage === '') problems.set('pause', describeError(err));
@@ -230,7 +232,7 @@ async function makeDirectories({ root, runroot }: Config): Promise<Paths> {
   return paths;
 }
 
-function openStorage(config: Config, log: Log, metrics: Metrics): Promise<Storage> {
+function openStorage(config: Config, log: Log, metrics: Metrics, usedBy: (image: string) => string | undefined): Promise<Storage> {
   const { registriesConf, globalAuthFile, maxParallelDownloads, pullProgressTimeoutMs, pinnedImages, pauseImage } = config.image;
   return Storage.open({
     root: config.root,
@@ -240,6 +242,7 @@ function openStorage(config: Config, log: Log, metrics: Metrics): Promise<Storag
     maxParallelDownloads,
     pullProgressTimeoutMs,
     pinnedImages: pauseImage === '' ? pinnedImages : [...pinnedImages, pauseImage],
+    usedBy,
     observe: pullObserver(metrics),
   });
 }

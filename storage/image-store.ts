@@ -129,17 +129,23 @@ export class ImageStore {
     return result;
   }
 
-  /** Forgets an image with all its names. */
+  /** Forgets an image with all its names: at once in memory, for good on disk when this resolves. */
   async delete(id: ImageId): Promise<void> {
-    await using _writer = await this.#writing.acquire('', new AbortController().signal);
     const image = this.#images.get(id);
     if (image === undefined) return;
-    await rm(join(this.#dir, `${hexOf(id)}.json`), { force: true });
-    await syncDirectory(this.#dir);
     this.#images.delete(id);
     this.#list = undefined;
-    for (const tag of image.repoTags) this.#tags.delete(tag);
-    for (const digest of image.repoDigests) this.#digests.delete(digest);
+    for (const tag of image.repoTags) if (this.#tags.get(tag) === id) this.#tags.delete(tag);
+    for (const digest of image.repoDigests) if (this.#digests.get(digest) === id) this.#digests.delete(digest);
+    await using _writer = await this.#writing.acquire('', new AbortController().signal);
+    if (this.#images.has(id)) return; // it came anew meanwhile
+    try {
+      await rm(join(this.#dir, `${hexOf(id)}.json`), { force: true });
+      await syncDirectory(this.#dir);
+    } catch (err) {
+      this.#remember(recordOf(image)); // it would be back after the next start anyway
+      throw err;
+    }
     await rm(this.configPath(id), { force: true });
   }
 

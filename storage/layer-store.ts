@@ -1,4 +1,4 @@
-import { chmod, mkdir, readdir, readFile, readlink, rename, rmdir, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, readlink, rename, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { orAborted } from '#base/abort.ts';
 import { syncDirectory } from '#base/atomic-file.ts';
@@ -8,6 +8,7 @@ import type { ChildPool } from './child-pool.ts';
 import { type ChainId, type Digest, hexOf, isDigest } from './digest.ts';
 import { Flights } from './flight.ts';
 import { JobError, type UnpackJob, type UnpackResult } from './jobs.ts';
+import { mountedLayers, SHORT_NAME_LENGTH } from './mounted.ts';
 import { mountpointIn, type Staging } from './staging.ts';
 import type { Trash } from './trash.ts';
 
@@ -29,8 +30,6 @@ export interface LayerPlan {
   withBlob<T>(use: (blob: { path: string; unverified: Digest | undefined }) => Promise<T>, signal: AbortSignal): Promise<T>;
 }
 
-/** Layer directories are found by fewer characters of their names when mount options would not fit a page. */
-const SHORT_NAME_LENGTH = 10;
 const RECORD = 'layer.json';
 
 /**
@@ -45,6 +44,8 @@ export class LayerStore implements AsyncDisposable {
   readonly #layers = new Map<ChainId, LayerSize>();
   readonly #flights = new Flights<void>();
   readonly #held = new Map<ChainId, number>();
+  /** Layers on their way out, by when they have left their place. */
+  readonly #leaving = new Map<ChainId, Promise<void>>();
 
   private constructor(root: string, parts: { staging: Staging; trash: Trash; unpackers: ChildPool }) {
     this.#root = root;
@@ -58,7 +59,7 @@ export class LayerStore implements AsyncDisposable {
     const store = new LayerStore(root, parts);
     await mkdir(join(root, 'layers'), { recursive: true, mode: 0o700 });
     await mkdir(join(root, 'l'), { recursive: true, mode: 0o700 });
-    await mkdir(store.#emptyDir, { recursive: true, mode: 0o755 });
+    for (const path of [store.#emptyDir, store.#emptyBelow]) await mkdir(path, { recursive: true, mode: 0o755 });
     for (const name of await readdir(join(root, 'layers'))) {
       const path = join(root, 'layers', name);
       const size = await readRecord(path);
@@ -97,6 +98,11 @@ export class LayerStore implements AsyncDisposable {
     return layers.length === 0 ? [this.#emptyDir] : (await Promise.all(layers.map((chainId) => this.#shortName(chainId)))).reverse();
   }
 
+  /** What to mount of a stack that nobody writes to, uppermost first: overlay wants two directories at least. */
+  async readOnlyDirectories(layers: readonly ChainId[]): Promise<string[]> {
+    return [...(await this.shortDirectories(layers)), this.#emptyBelow];
+  }
+
   /** Keeps layers from being freed until released: an image is being made of them. */
   hold(layers: readonly ChainId[]): Disposable {
     for (const chainId of layers) this.#held.set(chainId, (this.#held.get(chainId) ?? 0) + 1);
@@ -111,13 +117,31 @@ export class LayerStore implements AsyncDisposable {
     };
   }
 
-  /** Frees every layer that is neither in `used` nor held. */
-  async sweep(used: ReadonlySet<ChainId>): Promise<void> {
-    for (const chainId of [...this.#layers.keys()]) {
-      if (used.has(chainId) || this.#held.has(chainId)) continue;
-      this.#layers.delete(chainId);
-      await this.#trash.take(join(this.#root, 'layers', hexOf(chainId)));
-      await this.#trash.take(this.#link(chainId));
+  /**
+   * Frees every layer that no image has, that is not held and that nothing is mounted of, and resolves when they are off
+   * the disk. `used` is asked at the very moment, since images come and go meanwhile.
+   */
+  async sweep(used: () => ReadonlySet<ChainId>): Promise<void> {
+    if (this.#unused(used()).length === 0) return;
+    const isMounted = await mountedLayers(this.#root);
+    const freed = this.#unused(used()).filter((chainId) => !isMounted(chainId));
+    await Promise.all(freed.map((chainId) => this.#free(chainId)));
+  }
+
+  #unused(used: ReadonlySet<ChainId>): ChainId[] {
+    return [...this.#layers.keys()].filter((chainId) => !used.has(chainId) && !this.#held.has(chainId));
+  }
+
+  async #free(chainId: ChainId): Promise<void> {
+    this.#layers.delete(chainId);
+    const taken = this.#trash.take(join(this.#root, 'layers', hexOf(chainId)));
+    const left = taken.then(() => rm(this.#link(chainId), { force: true })).catch(() => {});
+    this.#leaving.set(chainId, left);
+    try {
+      await (await taken).gone;
+    } finally {
+      await left;
+      if (this.#leaving.get(chainId) === left) this.#leaving.delete(chainId);
     }
   }
 
@@ -128,6 +152,7 @@ export class LayerStore implements AsyncDisposable {
   }
 
   async #make(plan: LayerPlan, signal: AbortSignal): Promise<void> {
+    await this.#leaving.get(plan.chainId);
     const path = this.#staging.newPath('layer');
     const diff = join(path, 'diff');
     try {
@@ -177,6 +202,11 @@ export class LayerStore implements AsyncDisposable {
 
   get #emptyDir(): string {
     return join(this.#root, 'l', 'empty');
+  }
+
+  /** One more, since a stack may not have a directory twice. */
+  get #emptyBelow(): string {
+    return join(this.#root, 'l', 'below');
   }
 
   #diff(chainId: ChainId): string {

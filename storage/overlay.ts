@@ -1,7 +1,7 @@
 import { chmod, chown, lstat, mkdir, opendir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
-import { MNT, mountAsync, mountOverlayLong, SysError, umountAsync } from '#base/sys.ts';
+import { MNT, MS, mountAsync, mountOverlayLong, SysError, umountAsync } from '#base/sys.ts';
 
 /** mount(2) takes one page of options, its end included. */
 const MAX_OPTIONS = 4095;
@@ -11,20 +11,29 @@ const MAX_STACKED = 16;
 export interface OverlayMount {
   /** Uppermost first. */
   readonly lower: readonly string[];
-  readonly upper: string;
-  readonly work: string;
+  /** What is written to; without it the mount is read-only, and needs two directories below. */
+  readonly upper?: { readonly dir: string; readonly work: string };
   readonly target: string;
   readonly settings: Readonly<Record<string, string>>;
   readonly flags: readonly string[];
 }
 
 /** Mounts an overlay; by the fsopen API, which newer kernels have, where the options do not fit a page. */
-export async function mountOverlay({ lower, upper, work, target, settings, flags }: OverlayMount): Promise<void> {
-  const named = Object.entries(settings).map(([key, value]) => `${key}=${value}`);
-  const dirs = [`lowerdir=${lower.map(escapeLowerDir).join(':')}`, `upperdir=${escapeOption(upper)}`, `workdir=${escapeOption(work)}`];
-  const options = [...dirs, ...named, ...flags].join(',');
-  if (Buffer.byteLength(options) <= MAX_OPTIONS) await mountAsync('overlay', target, 'overlay', 0, options);
-  else mountOverlayLong(target, lower, { upperdir: upper, workdir: work, ...settings }, flags);
+export async function mountOverlay({ lower, upper, target, settings, flags }: OverlayMount): Promise<void> {
+  const writable: Record<string, string> = upper === undefined ? {} : { upperdir: upper.dir, workdir: upper.work };
+  const named = Object.entries({ ...writable, ...settings }).map(([key, value]) => `${key}=${escapeOption(value)}`);
+  const options = [`lowerdir=${lower.map(escapeLowerDir).join(':')}`, ...named, ...flags].join(',');
+  const readOnly = upper === undefined;
+  if (Buffer.byteLength(options) <= MAX_OPTIONS) await mountAsync('overlay', target, 'overlay', readOnly ? MS.RDONLY | MS.NOSUID | MS.NODEV : 0, options);
+  else mountOverlayLong(target, lower, { ...writable, ...settings }, flags, { readOnly });
+}
+
+/**
+ * Mounts layers (uppermost first, at least two) so that nobody can write to them. Every caller has a mount of its own,
+ * and all share the page cache. Neither devices nor setuid programs of an image count there.
+ */
+export async function mountReadOnly(lower: readonly string[], target: string): Promise<void> {
+  await mountOverlay({ lower, target, settings: { index: 'off' }, flags: [] });
 }
 
 /** A comma would end the option, a colon the layer. Source: kernel overlayfs, params.c. */
@@ -32,7 +41,8 @@ function escapeOption(path: string): string {
   return path.replace(/[\\,]/g, '\\$&');
 }
 
-function escapeLowerDir(path: string): string {
+/** A directory as it stands in `lowerdir=`. */
+export function escapeLowerDir(path: string): string {
   return path.replace(/[\\,:]/g, '\\$&');
 }
 
@@ -58,7 +68,7 @@ export async function mountWritable(lower: readonly string[], containerDir: stri
   // Left by a volatile mount, it says that the upper directory may be damaged, and the kernel refuses it. After a mere
   // stop of the container it is not. Source: kernel overlayfs.rst, "Volatile mount".
   await rm(join(work, 'work', 'incompat'), { recursive: true, force: true });
-  await mountOverlay({ lower, upper, work, target, settings: { index: 'off' }, flags: volatile ? ['volatile'] : [] });
+  await mountOverlay({ lower, upper: { dir: upper, work }, target, settings: { index: 'off' }, flags: volatile ? ['volatile'] : [] });
 }
 
 /** What is mounted shows the uppermost directory's own attributes at its root, so they must be the image's, until the container changes them. */

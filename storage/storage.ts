@@ -12,7 +12,7 @@ import type { Image } from './image.ts';
 import { ImageStore } from './image-store.ts';
 import { type InstallDeps, installImage } from './install.ts';
 import { LayerStore } from './layer-store.ts';
-import { createWritable, measureTree, mountWritable, unmount, writableDirs } from './overlay.ts';
+import { createWritable, measureTree, mountReadOnly, mountWritable, unmount, writableDirs } from './overlay.ts';
 import { Puller, toCriError } from './pull.ts';
 import { type ImageReference, parseReference, repositoryName } from './reference.ts';
 import { loadRegistriesConf, RegistriesConf } from './registries-conf.ts';
@@ -21,6 +21,7 @@ import { Trash } from './trash.ts';
 
 export type { RegistryAuth } from './auth.ts';
 export type { ChainId, Digest, ImageId } from './digest.ts';
+export type { CheckFinding, CheckOptions, CheckSummary } from './finding.ts';
 export type { Image, ImageConfig } from './image.ts';
 export { matchesPin } from './pin.ts';
 
@@ -40,6 +41,11 @@ export interface StorageOptions {
   readonly pinnedImages: readonly string[];
   /** HTTPS_PROXY, HTTP_PROXY and NO_PROXY for the pulls; default none. */
   readonly proxyEnv?: Readonly<Record<string, string>>;
+  /**
+   * Names who uses an image, such as `container <id>`: it is not removed then. Asked at the moment of a removal, so that a
+   * user whose record is written before the image is mounted never loses it.
+   */
+  usedBy?(image: ImageId): string | undefined;
   readonly observe?: { layerPulled(bytes: number): void; pulled(outcome: 'success' | 'failure', seconds: number): void };
 }
 
@@ -114,7 +120,7 @@ export class Storage implements AsyncDisposable {
     });
     const layers = await LayerStore.open(root, { staging, trash, unpackers, log });
     const images = await ImageStore.open(root, { pins: options.pinnedImages, hasLayer: (chainId) => layers.has(chainId), log });
-    await layers.sweep(images.usedLayers());
+    await layers.sweep(() => images.usedLayers());
     const deps = { root, log, layers, images, staging, unpackers, locks: new Locks() };
     const storage = new Storage(options, { deps, fetchers, trash });
     await storage.#readRegistries().catch((err: unknown) => log.warn({ err, path: options.registriesConf }, 'Could not read registries.conf'));
@@ -162,14 +168,19 @@ export class Storage implements AsyncDisposable {
   }
 
   /**
-   * Forgets an image and all its names; its layers are freed where no other image has them. Removing what is not there
-   * succeeds. Whether a container uses the image is the caller's to know.
+   * Forgets an image and all its names; its layers are freed where no other image has them, and are off the disk when this
+   * resolves. Removing what is not there succeeds.
+   * @throws {CriError} `failedPrecondition` naming who uses the image.
    */
   async remove(image: ImageId, { signal }: { signal: AbortSignal }): Promise<void> {
     const { images, layers, locks } = this.#deps;
-    await using _turn = await locks.acquire(image, signal);
-    await images.delete(image);
-    await layers.sweep(images.usedLayers());
+    {
+      await using _turn = await locks.acquire(image, signal);
+      const user = this.#options.usedBy?.(image);
+      if (user !== undefined) throw new CriError('failedPrecondition', `image ${image} is in use by ${user}`);
+      await images.delete(image); // out of sight in the same step as the question above
+    }
+    await layers.sweep(() => images.usedLayers());
   }
 
   /** What images take on disk: a sum of what was counted when they were unpacked. `mountpoint` is the store's root. */
@@ -197,9 +208,27 @@ export class Storage implements AsyncDisposable {
    */
   async mountRootfs(image: ImageId, containerDir: string, target: string, { volatile = true }: { volatile?: boolean } = {}): Promise<void> {
     const { layers } = this.#image(image);
+    using _held = this.#deps.layers.hold(layers);
     const full = this.#deps.layers.directories(layers);
     const lower = full.length <= MANY_LAYERS ? full : await this.#deps.layers.shortDirectories(layers);
     await mountWritable(lower, containerDir, target, { volatile });
+  }
+
+  /**
+   * Mounts an image's layers read-only at `target`, which must exist; without devices and setuid. Each caller has a mount
+   * of its own, which outlives the daemon; the layers are not freed while it is there, nor is the image removed while
+   * `usedBy` names somebody.
+   * @throws {CriError} `notFound` when the image is gone; {SysError} from the kernel.
+   */
+  async mountImage(image: ImageId, target: string): Promise<void> {
+    const { layers } = this.#image(image);
+    using _held = this.#deps.layers.hold(layers);
+    await mountReadOnly(await this.#deps.layers.readOnlyDirectories(layers), target);
+  }
+
+  /** Takes the mount of an image down, lazily if it is in use. Safe to repeat. */
+  unmountImage(target: string): Promise<void> {
+    return unmount(target);
   }
 
   /** Takes a root filesystem down, lazily if it is in use. Safe to repeat. */
@@ -246,7 +275,7 @@ export class Storage implements AsyncDisposable {
     const { layers, images, log } = this.#deps;
     this.#sweeping ??= setTimeout(() => {
       this.#sweeping = undefined;
-      layers.sweep(images.usedLayers()).catch((err: unknown) => log.warn({ err }, 'Could not free layers'));
+      layers.sweep(() => images.usedLayers()).catch((err: unknown) => log.warn({ err }, 'Could not free layers'));
     }, UNUSED_LAYERS_MS).unref();
   }
 }

@@ -3,14 +3,25 @@ import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
 import { run } from '#base/exec.ts';
 import { newId } from '#base/id.ts';
+import { Semaphore } from '#base/lock.ts';
 import type { Log } from '#base/log.ts';
+
+/** Deletions at once: one for each core of a small node. More would only queue for the disk's journal. */
+const DELETERS = 2;
+
+/** Something that has left its place. */
+export interface Discarded {
+  /** Resolves when it is off the disk. Rejects when it could not be deleted, or the daemon stops first. */
+  readonly gone: Promise<void>;
+}
 
 /** Where things go that are deleted: out of the way at once by a rename, off the disk in the background. */
 export class Trash implements AsyncDisposable {
   readonly #dir: string;
   readonly #log: Log;
   readonly #life = new AbortController();
-  #emptying: Promise<void> = Promise.resolve();
+  readonly #deleters = new Semaphore(DELETERS);
+  readonly #deleting = new Set<Promise<void>>();
 
   private constructor(dir: string, log: Log) {
     this.#dir = dir;
@@ -21,19 +32,22 @@ export class Trash implements AsyncDisposable {
   static async open(dir: string, log: Log): Promise<Trash> {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     const trash = new Trash(dir, log);
-    if ((await readdir(dir)).length > 0) trash.#empty();
+    for (const name of await readdir(dir)) void trash.#discard(join(dir, name));
     return trash;
   }
 
   /** Takes a file or directory of the same file system away from its place. One that is not there is fine. */
-  async take(path: string): Promise<void> {
+  async take(path: string): Promise<Discarded> {
+    const target = join(this.#dir, newId());
     try {
-      await rename(path, join(this.#dir, newId()));
+      await rename(path, target);
     } catch (err) {
-      if (isErrno(err, 'ENOENT')) return;
-      throw err;
+      if (isErrno(err, 'ENOENT')) return { gone: Promise.resolve() };
+      if (!isErrno(err, 'ENOSPC', 'EDQUOT')) throw err;
+      await this.delete(path); // a full disk may have no room for one more name
+      return { gone: Promise.resolve() };
     }
-    this.#empty();
+    return { gone: this.#discard(target) };
   }
 
   /** Deletes at once, for what must be off a full disk before the next step. */
@@ -42,20 +56,20 @@ export class Trash implements AsyncDisposable {
     await run('rm', ['-rf', '--one-file-system', '--', path], { signal: AbortSignal.any([this.#life.signal, AbortSignal.timeout(600_000)]) });
   }
 
-  #empty(): void {
-    this.#emptying = this.#emptying.then(async () => {
-      if (this.#life.signal.aborted) return;
-      try {
-        for (const name of await readdir(this.#dir)) await this.delete(join(this.#dir, name));
-      } catch (err) {
-        if (!this.#life.signal.aborted) this.#log.warn({ err, path: this.#dir }, 'Could not empty trash');
-      }
-    });
+  #discard(path: string): Promise<void> {
+    const gone = this.#deleters.run(() => this.delete(path), this.#life.signal);
+    this.#deleting.add(gone);
+    gone
+      .catch((err: unknown) => {
+        if (!this.#life.signal.aborted) this.#log.warn({ err, path }, 'Could not delete trash');
+      })
+      .finally(() => this.#deleting.delete(gone));
+    return gone;
   }
 
   /** What is not deleted yet is so after the next start. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#life.abort();
-    await this.#emptying;
+    this.#life.abort(new DOMException('storage is closing', 'AbortError'));
+    await Promise.allSettled(this.#deleting);
   }
 }

@@ -26,7 +26,7 @@ async function unpack({ blob, blobDigest, diffId, dir, mode, merge }: UnpackJob)
     if (merge === undefined) return await extract(fd, dir, mode, diffId);
     const { lower, work, mountpoint: target } = merge;
     // What the kernel writes into the upper directory becomes the layer: nothing there may point elsewhere.
-    await mountOverlay({ lower, upper: dir, work, target, settings: { index: 'off', redirect_dir: 'off', metacopy: 'off' }, flags: [] });
+    await mountOverlay({ lower, upper: { dir, work }, target, settings: { index: 'off', redirect_dir: 'off', metacopy: 'off' }, flags: [] });
     try {
       return await extract(fd, target, mode, diffId);
     } finally {

@@ -59,6 +59,8 @@ export interface ContainerRecord {
   readonly image: ImageSpec;
   /** Id of the image in the store. */
   readonly imageId: string;
+  /** Ids of the images that are mounted into it as volumes; those too must stay in the store. */
+  readonly imageVolumes?: readonly string[];
   /** `repository@digest`, or the id where the image has no digest. */
   readonly imageRef: string;
   /** Absolute; empty when the pod has no log directory. */

@@ -50,22 +50,31 @@ export const pullImage =
     return { image_ref: pulled.id };
   };
 
-/** api.proto, RemoveImage: one name removes the image with all its names; an image that is not there is no error. */
+/**
+ * api.proto, RemoveImage: one name removes the image with all its names; an image that is not there is no error. The answer
+ * comes when the disk is free again: the kubelet's eviction looks at once.
+ */
 export const removeImage =
-  ({ storage, containers, sandboxes, log }: Pick<Parts, 'storage' | 'containers' | 'sandboxes' | 'log'>): Handler<'RemoveImage'> =>
+  ({ storage, log }: Pick<Parts, 'storage' | 'log'>): Handler<'RemoveImage'> =>
   async ({ image }, { signal, stage }) => {
     const name = requireName(image);
     const found = storage.find(name);
     if (found === undefined) return {};
-    const container = [...containers.values()].find(({ imageId }) => imageId === found.id);
-    if (container !== undefined) throw new CriError('failedPrecondition', `image ${name} is in use by container ${container.id}`);
-    const sandbox = [...sandboxes.values()].find(({ pauseImage }) => pauseImage === found.id);
-    if (sandbox !== undefined) throw new CriError('failedPrecondition', `image ${name} is in use by pod sandbox ${sandbox.id}`);
     stage.name = `removing image ${name}`;
     await storage.remove(found.id, { signal });
     log.info({ image: name, reason: found.id }, 'Removed image');
     return {};
   };
+
+/**
+ * Who keeps an image from being removed: a container with it as its root or as a volume, whatever its state, since the
+ * kubelet counts exited ones too; or a pod whose pause it is.
+ */
+export function userOfImage({ containers, sandboxes }: Pick<Parts, 'containers' | 'sandboxes'>, image: string): string | undefined {
+  for (const { id, imageId, imageVolumes = [] } of containers.values()) if (imageId === image || imageVolumes.includes(image)) return `container ${id}`;
+  for (const { id, pauseImage } of sandboxes.values()) if (pauseImage === image) return `pod sandbox ${id}`;
+  return undefined;
+}
 
 /** Images and container layers lie on one file system, and both lists are there: the kubelet needs both. */
 export const imageFsInfo =

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, expect, test, vi } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { mount } from '#base/sys.ts';
 import { hexOf } from '../../../storage/digest.ts';
 import type { ImageId, RegistryAuth } from '../../../storage/storage.ts';
@@ -172,11 +172,28 @@ describe('remove()', () => {
     expect(storage.fsInfo()).toEqual(empty);
     expect(listing(await store.mount(shared))).toContain('./bin/sh');
     expect(await store.leftovers()).toEqual({ staging: [], layers: 1, blobs: 1, images: 1 });
-    await vi.waitFor(async () => expect(await readdir(join(store.root, 'trash'))).toEqual([]));
-    await storage.unmountRootfs(join(store.dir, 'containers/c1/rootfs'));
+    expect(await readdir(join(store.root, 'trash'))).toEqual([]);
     await storage.remove(shared, { signal });
+    expect((await store.leftovers()).layers).toBe(1); // mounted
+    await storage.unmountRootfs(join(store.dir, 'containers/c1/rootfs'));
+    await storage.remove(await store.load(stack.slice(0, 1), 'a.com/shared:1'), { signal });
     expect(storage.fsInfo()).toEqual({ mountpoint: store.root, usedBytes: 0, inodesUsed: 0 });
   });
+});
+
+test('remove() refuses while somebody uses the image', async () => {
+  const users = new Map<string, string>();
+  await using store = await TestStore.open({ usedBy: (image) => users.get(image) });
+  const id = await store.load(stack, 'a.com/app:1');
+  users.set(id, 'container c1');
+  await expect(store.storage.remove(id, { signal: store.signal })).rejects.toMatchObject({
+    kind: 'failedPrecondition',
+    message: `image ${id} is in use by container c1`,
+  });
+  expect(store.storage.find('a.com/app:1')?.id).toBe(id);
+  users.clear();
+  await store.storage.remove(id, { signal: store.signal });
+  expect(await store.leftovers()).toEqual({ staging: [], layers: 0, blobs: 0, images: 0 });
 });
 
 describe('open()', () => {
@@ -255,11 +272,23 @@ describe('root filesystems', () => {
     await file.close();
   });
 
-  test.each([0, 1, 60, 127, 200])('are mounted from %i layers', async (count) => {
+  test.each([0, 1, 2, 24, 25, 26, 127, 128, 129, 300])('and read-only mounts are made of %i layers', async (count) => {
     await using store = await TestStore.open();
     const layers: TestLayer[] = Array.from({ length: count }, (_, index) => ({ entries: [{ name: `f${index}` }], compression: 'none' }));
-    const target = await store.mount(await store.load(layers));
+    const id = await store.load(layers);
+    const target = await store.mount(id);
     expect(await readdir(target)).toHaveLength(count);
+    writeFileSync(join(target, 'new'), '');
+    expect(await readdir(await store.mountImage(id))).toHaveLength(count);
+  });
+
+  test('are mounted volatile, so that the container causes no sync', async () => {
+    await using store = await TestStore.open();
+    const target = await store.mount(await store.load(stack));
+    const line = readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
+      .find((mount) => mount.includes(` ${target} `));
+    expect(line).toMatch(/[ ,]volatile(,|$)/);
   });
 
   test('of an image that is gone are refused', async () => {
@@ -268,5 +297,50 @@ describe('root filesystems', () => {
     await store.storage.remove(id, { signal: store.signal });
     expect(() => store.storage.lowerDirs(id)).toThrow('is not in the store');
     await expect(store.mount(id)).rejects.toMatchObject({ kind: 'notFound' });
+  });
+});
+
+describe('read-only mounts of an image', () => {
+  test('show its files to any number of users, and let nobody write', async () => {
+    await using store = await TestStore.open();
+    const id = await store.load(stack);
+    const [first, second] = [await store.mountImage(id, 'v1'), await store.mountImage(id, 'v2')];
+    expect(listing(first)).toBe(listing(await store.mount(id)));
+    expect(listing(second)).toBe(listing(first));
+    expect(() => writeFileSync(join(first, 'new'), '')).toThrow('EROFS');
+    expect(() => readFileSync(join(first, 'dev/null'))).toThrow('EACCES'); // nodev
+    await store.storage.unmountImage(first);
+    await store.storage.unmountImage(first);
+    expect(existsSync(join(first, 'bin'))).toBe(false);
+    expect(readFileSync(join(second, 'bin/sh'), 'utf8')).toBe('new shell');
+  });
+
+  test('hide the marks of a single layer', async () => {
+    await using store = await TestStore.open();
+    const volume = await store.mountImage(await store.load([{ entries: [{ name: '.wh.nothing' }, { name: 'a' }] }]));
+    expect(await readdir(volume)).toEqual(['a']);
+  });
+
+  test('keep the layers while they are there, through a restart and the loss of the image', async () => {
+    await using store = await TestStore.open();
+    const id = await store.load(stack);
+    const volume = await store.mountImage(id);
+    const shortNamed = await store.load(
+      Array.from({ length: 30 }, (_, index) => ({ entries: [{ name: `f${index}` }] })),
+      'a.com/many:1',
+    );
+    const rootfs = await store.mount(shortNamed);
+    await store.close();
+    writeFileSync(join(store.root, 'images', `${hexOf(id)}.json`), '{');
+    await store.reopen();
+    await store.storage.remove(shortNamed, { signal: store.signal });
+    expect(store.storage.images()).toEqual([]);
+    expect((await store.leftovers()).layers).toBe(33);
+    expect(readFileSync(join(volume, 'bin/sh'), 'utf8')).toBe('new shell');
+    expect(await readdir(rootfs)).toHaveLength(30);
+    await store.storage.unmountImage(volume);
+    await store.storage.unmountRootfs(rootfs);
+    await store.reopen();
+    expect((await store.leftovers()).layers).toBe(0);
   });
 });
