@@ -1,21 +1,20 @@
 import { CriError, quote } from '#base/errors.ts';
+import { knownArtifact } from './artifact.ts';
 import { type Digest, parseDigest } from './digest.ts';
 import type { ImageConfig } from './image.ts';
+import { formatPlatform, type Platform, platformRank } from './platform.ts';
 
 /** Manifests and configs are a few kB; a registry may not make the daemon hold more than this. The distribution spec asks for at least 4 MiB. */
 export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
 export const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
 
+/** As many as the kernel mounts over each other. Source: fs/overlayfs/params.h, OVL_MAX_STACK. */
+const MAX_LAYERS = 500;
+
 /** A blob as a manifest names it. */
 export interface Descriptor {
   readonly digest: Digest;
   readonly sizeBytes: number;
-}
-
-export interface Platform {
-  readonly os: string;
-  /** In Go's spelling: `amd64`, `arm64`. */
-  readonly architecture: string;
 }
 
 export interface ImageManifest {
@@ -39,10 +38,7 @@ export const MANIFEST_TYPES: readonly string[] = [TYPE.ociIndex, TYPE.ociManifes
 const LAYER_TYPE = /^application\/vnd\.(?:oci\.image\.layer\.v1\.tar(?:\+gzip|\+zstd)?|docker\.image\.rootfs\.diff\.tar(?:\.gzip|\.zstd)?)$/;
 const FOREIGN_LAYER_TYPE = /\.(?:nondistributable|foreign)\./;
 
-/** The platform whose images this machine runs. */
-export function hostPlatform(): Platform {
-  return { os: 'linux', architecture: process.arch === 'x64' ? 'amd64' : process.arch };
-}
+export { hostPlatform, type Platform } from './platform.ts';
 
 /**
  * What a manifest's bytes are: an image, or an index of which the entry for `platform` is to be fetched next.
@@ -60,40 +56,57 @@ export function parseManifest(text: string, contentType: string, platform: Platf
   if (type === TYPE.ociManifest || type === TYPE.dockerManifest) return { image: parseImage(document, name, refuse) };
   if (document.mediaType === undefined && Array.isArray(document.manifests)) return { next: choose(document, platform, name) };
   if (document.mediaType === undefined && Array.isArray(document.layers)) return { image: parseImage(document, name, refuse) };
+  const known = knownArtifact([document.artifactType, asObject(document.config).mediaType]);
+  if (known !== undefined) throw refuse(`is ${known}, not a container image`);
   throw refuse(`has a manifest of the unknown type ${quote(type)}`);
 }
 
 function parseImage(document: Record<string, unknown>, name: string, refuse: (why: string) => CriError): ImageManifest {
   const config = asObject(document.config);
+  const entries = Array.isArray(document.layers) ? document.layers.map(asObject) : undefined;
   if (config.mediaType !== TYPE.ociConfig && config.mediaType !== TYPE.dockerConfig) {
-    throw refuse(`is an artifact of type ${quote(document.artifactType ?? config.mediaType)}, not a container image`);
+    const types = [document.artifactType, config.mediaType, ...(entries ?? []).map(({ mediaType }) => mediaType)];
+    const known = knownArtifact(types) ?? `an artifact of type ${quote(types.find((type) => type !== undefined) ?? null)}`;
+    throw refuse(`is ${known}, not a container image`);
   }
-  if (!Array.isArray(document.layers)) throw refuse('has a manifest without layers');
-  const layers = document.layers.map((entry) => {
-    const layer = asObject(entry);
-    const type = String(layer.mediaType);
-    if (FOREIGN_LAYER_TYPE.test(type)) throw refuse('has a foreign layer, whose bytes no registry holds');
-    if (!LAYER_TYPE.test(type)) throw refuse(`has a layer of the unknown type ${quote(type)}`);
+  if (entries === undefined) throw refuse('has a manifest without layers');
+  if (entries.length > MAX_LAYERS) throw refuse(`has ${entries.length} layers, more than the ${MAX_LAYERS} that can be mounted`);
+  const layers = entries.map((layer) => {
+    checkLayerType(String(layer.mediaType), refuse);
     return parseDescriptor(layer, `a layer of image ${name}`);
   });
   return { config: parseDescriptor(config, `the config of image ${name}`), layers };
 }
 
-/** The first entry for the platform. Entries without a platform are taken only when they are alone. */
+function checkLayerType(type: string, refuse: (why: string) => CriError): void {
+  if (LAYER_TYPE.test(type)) return;
+  if (FOREIGN_LAYER_TYPE.test(type)) throw refuse('has a foreign layer, whose bytes no registry holds (such as the base layers of Windows)');
+  if (type.endsWith('+encrypted')) throw refuse('has an encrypted layer, which Berth cannot decrypt');
+  const known = knownArtifact([type]);
+  throw refuse(known === undefined ? `has a layer of the unknown type ${quote(type)}` : `is ${known}, not a container image`);
+}
+
+/** The entry that runs best on the platform; of equal ones the first. An entry without a platform is taken only when it is alone. */
 function choose(index: Record<string, unknown>, platform: Platform, name: string): Descriptor {
   const entries = Array.isArray(index.manifests) ? index.manifests.map(asObject) : [];
-  const found = entries.find((entry) => {
-    const { os, architecture } = asObject(entry.platform);
-    return os === platform.os && architecture === platform.architecture;
-  });
-  const entry = found ?? (entries.length === 1 && entries[0]?.platform === undefined ? entries[0] : undefined);
+  let best: { entry: Record<string, unknown>; rank: number } | undefined;
+  for (const entry of entries) {
+    const { os, architecture, variant } = asObject(entry.platform);
+    const rank = platformRank({ os, architecture, variant }, platform);
+    if (rank !== undefined && (best === undefined || rank < best.rank)) best = { entry, rank };
+  }
+  const entry = best?.entry ?? (entries.length === 1 && entries[0]?.platform === undefined ? entries[0] : undefined);
   if (entry !== undefined) return parseDescriptor(entry, `a manifest of image ${name}`);
-  const offered = entries.map((other) => {
-    const { os, architecture } = asObject(other.platform);
-    return `${String(os)}/${String(architecture)}`;
+  const offered = entries.flatMap((other) => {
+    const { os, architecture, variant } = asObject(other.platform);
+    // Attestations lie in an index as `unknown/unknown`.
+    return typeof os !== 'string' || typeof architecture !== 'string' || os === 'unknown'
+      ? []
+      : [[os, architecture, ...(variant === undefined ? [] : [variant])].join('/')];
   });
-  const known = [...new Set(offered)].filter((text) => !text.includes('unknown') && !text.includes('undefined'));
-  throw new CriError('notFound', `image ${name} is not for ${platform.os}/${platform.architecture}: its index offers ${known.join(', ') || 'no platform'}`);
+  const known = entries.length === 0 ? undefined : knownArtifact(entries.map(({ artifactType }) => artifactType));
+  if (known !== undefined && offered.length === 0) throw new CriError('invalidArgument', `image ${name} is ${known}, not a container image`);
+  throw new CriError('notFound', `image ${name} is not for ${formatPlatform(platform)}: its index offers ${[...new Set(offered)].join(', ') || 'no platform'}`);
 }
 
 function parseDescriptor(value: Record<string, unknown>, what: string): Descriptor {

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { chainIds, type Digest, digestOf } from '../../../storage/digest.ts';
 import { parseConfig, parseManifest } from '../../../storage/manifest.ts';
 
-const amd64 = { os: 'linux', architecture: 'amd64' };
+const amd64 = { os: 'linux', architecture: 'amd64', variants: ['v3', 'v2', 'v1', ''] };
 const digest = `sha256:${'1'.repeat(64)}` as Digest;
 const ociConfig = { mediaType: 'application/vnd.oci.image.config.v1+json', digest, size: 10 };
 const layer = { mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip', digest, size: 20 };
@@ -27,8 +27,55 @@ describe('parseManifest()', () => {
     const other = { digest: `sha256:${'2'.repeat(64)}`, size: 1, platform: { os: 'linux', architecture: 'arm64' } };
     const attestation = { digest: `sha256:${'3'.repeat(64)}`, size: 1, platform: { os: 'unknown', architecture: 'unknown' } };
     const index = (manifests: object[]): string => JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.index.v1+json', manifests });
-    expect(parse(index([other, attestation, { digest, size: 7, platform: amd64 }]))).toEqual({ next: { digest, sizeBytes: 7 } });
+    expect(parse(index([other, attestation, { digest, size: 7, platform: { os: 'linux', architecture: 'amd64' } }]))).toEqual({
+      next: { digest, sizeBytes: 7 },
+    });
     expect(() => parse(index([other, attestation]))).toThrow('image a.com/x:1 is not for linux/amd64: its index offers linux/arm64');
+  });
+
+  test.each([
+    ['the best that runs here', amd64, ['v1', 'v4', 'v2', 'v3'], 3],
+    ['the first of equal ones', amd64, [undefined, undefined], 0],
+    ['what names no variant before a better one than the machine', amd64, ['v4', undefined], 1],
+    ['v7 before v6 on arm', { os: 'linux', architecture: 'arm', variants: ['v7', 'v6', 'v5', ''] }, ['v6', 'v7', undefined], 1],
+    ['v8 on arm64, said or not', { os: 'linux', architecture: 'arm64', variants: ['v8', ''] }, [undefined], 0],
+  ])('takes of several variants %s', (_what, platform, variants, chosen) => {
+    const { os, architecture } = platform;
+    const manifests = variants.map((variant, index) => ({ digest: `sha256:${String(index).repeat(64)}`, size: 1, platform: { os, architecture, variant } }));
+    const index = JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.index.v1+json', manifests });
+    expect(parseManifest(index, '', platform, 'x')).toEqual({ next: { digest: `sha256:${String(chosen).repeat(64)}`, sizeBytes: 1 } });
+  });
+
+  test('names the variants of an index that has none for the machine', () => {
+    const manifests = ['v5', 'v6'].map((variant) => ({ digest, size: 1, platform: { os: 'linux', architecture: 'arm', variant } }));
+    const index = JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.index.v1+json', manifests });
+    const armv4 = { os: 'linux', architecture: 'arm', variants: ['v4', ''] };
+    expect(() => parseManifest(index, '', armv4, 'x')).toThrow('image x is not for linux/arm/v4: its index offers linux/arm/v5, linux/arm/v6');
+  });
+
+  test.each([
+    [
+      'a Helm chart',
+      { config: { ...ociConfig, mediaType: 'application/vnd.cncf.helm.config.v1+json' } },
+      'image a.com/x:1 is a Helm chart, not a container image',
+    ],
+    ['a wasm module', { config: { ...ociConfig, mediaType: 'application/vnd.wasm.config.v1+json' } }, 'is a WebAssembly module'],
+    ['wasm in an image config', { layers: [{ ...layer, mediaType: 'application/vnd.wasm.content.layer.v1+wasm' }] }, 'is a WebAssembly module'],
+    [
+      'what ORAS pushes without a type',
+      { config: { ...ociConfig, mediaType: 'application/vnd.unknown.config.v1+json' } },
+      'is an artifact of type "application/vnd.unknown.config.v1+json"',
+    ],
+    [
+      'a signature of cosign',
+      { layers: [{ ...layer, mediaType: 'application/vnd.dev.cosign.simplesigning.v1+json' }] },
+      'is a signature made by cosign, not a container image',
+    ],
+    ['an SBOM', { artifactType: 'application/spdx+json', config: { ...ociConfig, mediaType: 'application/vnd.oci.empty.v1+json' } }, 'is a bill of materials'],
+    ['a Docker plugin', { config: { ...ociConfig, mediaType: 'application/vnd.docker.plugin.v1+json' } }, 'is a plugin of the Docker Engine'],
+    ['too many layers', { layers: Array.from({ length: 501 }, () => layer) }, 'has 501 layers, more than the 500 that can be mounted'],
+  ])('refuses %s with a sentence that says what it is', (_what, more, why) => {
+    expect(() => parse(manifest(more))).toThrow(why);
   });
 
   test.each([
@@ -39,7 +86,7 @@ describe('parseManifest()', () => {
       'artifact of type "application/x.chart"',
     ],
     ['a foreign layer', manifest({ layers: [{ ...layer, mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip' }] }), 'foreign layer'],
-    ['an encrypted layer', manifest({ layers: [{ ...layer, mediaType: `${layer.mediaType}+encrypted` }] }), 'unknown type'],
+    ['an encrypted layer', manifest({ layers: [{ ...layer, mediaType: `${layer.mediaType}+encrypted` }] }), 'encrypted layer'],
     ['two documents in one', manifest({ manifests: [] }), 'also an index'],
     ['a bad digest', manifest({ config: { ...ociConfig, digest: 'sha256:x' } }), 'digest of the config of image a.com/x:1'],
     ['a bad size', manifest({ layers: [{ ...layer, size: -1 }] }), 'size of a layer'],
