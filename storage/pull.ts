@@ -72,7 +72,7 @@ export class Puller implements AsyncDisposable {
 
   async #anyCandidate(reference: ImageReference, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Image> {
     const conf = await this.#deps.registries();
-    const candidates = conf.candidates(reference);
+    const candidates = conf.resolve(reference);
     const failures: CriError[] = [];
     for (const candidate of candidates) {
       try {

@@ -1,7 +1,4 @@
-import { readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { parse } from 'smol-toml';
-import { CriError, describeError, isErrno, quote } from '#base/errors.ts';
+import { CriError, quote } from '#base/errors.ts';
 import { atRegistry, formatReference, type ImageReference, parseReference, repositoryName } from './reference.ts';
 
 /** A place an image may be fetched from. */
@@ -19,14 +16,32 @@ interface Location {
   readonly insecure: boolean;
 }
 
-interface Mirror extends Location {
+export interface Mirror extends Location {
   readonly use: 'all' | 'digest-only' | 'tag-only';
 }
 
-interface Registry extends Location {
+export interface Registry extends Location {
   readonly prefix: string;
   readonly blocked: boolean;
   readonly mirrors: readonly Mirror[];
+}
+
+/**
+ * What a short name means that has no alias while there are several search registries. Nobody can be asked here, so
+ * `enforcing` refuses it; the others try the registries in turn. Source: containers-registries.conf(5), "short-name-mode".
+ */
+export type ShortNameMode = 'enforcing' | 'permissive' | 'disabled';
+
+export const SHORT_NAME_MODES: readonly ShortNameMode[] = ['enforcing', 'permissive', 'disabled'];
+
+export interface RegistriesContent {
+  readonly registries: readonly Registry[];
+  readonly search: readonly string[];
+  /** Short name to full name. */
+  readonly aliases: ReadonlyMap<string, string>;
+  readonly mode: ShortNameMode | undefined;
+  /** Keys that ask for what Berth does not do, each with its file. */
+  readonly ignored: readonly string[];
 }
 
 /** Files of containers-registries.conf(5), version 2, already merged. Keys that Berth does not know are left to other tools. */
@@ -34,18 +49,41 @@ export class RegistriesConf {
   readonly #registries: readonly Registry[];
   readonly #search: readonly string[];
   readonly #aliases: ReadonlyMap<string, string>;
+  readonly #mode: ShortNameMode | undefined;
+  readonly ignored: readonly string[];
 
-  constructor(registries: readonly Registry[], search: readonly string[], aliases: ReadonlyMap<string, string>) {
+  constructor({ registries, search, aliases, mode, ignored }: RegistriesContent) {
     this.#registries = registries;
     this.#search = search;
     this.#aliases = aliases;
+    this.#mode = mode;
+    this.ignored = ignored;
   }
 
-  /** The names to try for a reference, best first: itself, or for a short one its alias or the search registries. */
+  /** What applies where there is no file. */
+  static empty(): RegistriesConf {
+    return new RegistriesConf({ registries: [], search: [], aliases: new Map(), mode: undefined, ignored: [] });
+  }
+
+  /**
+   * The names to pull a reference by: those of `candidates`, unless the mode forbids to choose between them.
+   * `mode` goes before the file's; where neither says anything names are enforced, as CRI-O does.
+   * @throws {CriError} `failedPrecondition` for a short name that may mean several images.
+   */
+  resolve(reference: ImageReference, mode?: ShortNameMode): ImageReference[] {
+    const names = this.candidates(reference);
+    if (names.length <= 1 || (mode ?? this.#mode ?? 'enforcing') !== 'enforcing') return names;
+    throw new CriError(
+      'failedPrecondition',
+      `image name ${quote(shortName(reference))} may mean ${names.map(repositoryName).join(' or ')}, and short-name-mode is enforcing: ` +
+        'name the registry, or make it an alias in registries.conf',
+    );
+  }
+
+  /** The names a reference may mean, best first: itself, or for a short one its alias or the search registries. */
   candidates(reference: ImageReference): ImageReference[] {
     if (reference.qualified) return [reference];
-    const short = repositoryName(reference).replace(/^docker\.io\/(library\/)?/, '');
-    const alias = this.#aliases.get(short);
+    const alias = this.#aliases.get(shortName(reference));
     if (alias !== undefined) {
       const { registry, repository } = parseReference(alias);
       return [{ ...reference, registry, repository, qualified: true }];
@@ -74,10 +112,19 @@ export class RegistriesConf {
   #match(name: string): Registry | undefined {
     let best: Registry | undefined;
     for (const registry of this.#registries) {
-      if (covers(registry.prefix, name) && (best === undefined || registry.prefix.length > best.prefix.length)) best = registry;
+      if (covers(registry.prefix, name) && (best === undefined || specificity(registry) > specificity(best))) best = registry;
     }
     return best;
   }
+}
+
+function shortName(reference: ImageReference): string {
+  return repositoryName(reference).replace(/^docker\.io\/(library\/)?/, '');
+}
+
+/** The longest prefix counts; the star of a wildcard is no length. */
+function specificity({ prefix }: Registry): number {
+  return prefix.replace('*', '').length;
 }
 
 /** A prefix ends at a boundary of the name; `*.host` stands for every subdomain. */
@@ -99,125 +146,4 @@ function hostOf(name: string): string {
 function splitLocation(location: string): { host: string; repository: string } {
   const slash = location.indexOf('/');
   return { host: location.slice(0, slash), repository: location.slice(slash + 1) };
-}
-
-/**
- * Reads `path` and the files `*.conf` of `<path>.d`, in the order of their names. A missing file is an empty one; a later
- * registry of the same prefix replaces the earlier.
- * @throws {CriError} `failedPrecondition` naming the file and what is wrong with it.
- */
-export async function loadRegistriesConf(path: string): Promise<RegistriesConf> {
-  const paths = path === '' ? [] : [path, ...(await dropIns(`${path}.d`))];
-  const files: { path: string; text: string }[] = [];
-  for (const file of paths) {
-    const text = await readFile(file, 'utf8').catch((err: unknown) => {
-      if (isErrno(err, 'ENOENT')) return undefined;
-      throw err;
-    });
-    if (text !== undefined) files.push({ path: file, text });
-  }
-  return parseRegistriesConf(files);
-}
-
-async function dropIns(directory: string): Promise<string[]> {
-  try {
-    const names = await readdir(directory);
-    return names
-      .filter((name) => name.endsWith('.conf'))
-      .sort()
-      .map((name) => join(directory, name));
-  } catch (err) {
-    if (isErrno(err, 'ENOENT', 'ENOTDIR')) return [];
-    throw err;
-  }
-}
-
-export function parseRegistriesConf(files: readonly { readonly path: string; readonly text: string }[]): RegistriesConf {
-  const registries = new Map<string, Registry>();
-  const aliases = new Map<string, string>();
-  let search: readonly string[] = [];
-  for (const { path, text } of files) {
-    const refuse = (why: string): CriError => new CriError('failedPrecondition', `${path}: ${why}`);
-    let table: Record<string, unknown>;
-    try {
-      table = parse(text);
-    } catch (err) {
-      throw refuse(describeError(err).split('\n')[0] ?? 'is not TOML');
-    }
-    if (table.registries !== undefined) throw refuse('is in version 1 of the format; write [[registry]] tables instead');
-    const read = new TableReader(table, refuse);
-    if (table['unqualified-search-registries'] !== undefined) search = read.strings('unqualified-search-registries');
-    for (const entry of read.tables('registry')) {
-      const registry = parseRegistry(new TableReader(entry, refuse), refuse);
-      registries.set(registry.prefix, registry);
-    }
-    for (const [short, full] of Object.entries(asTable(table.aliases) ?? {})) {
-      if (typeof full !== 'string') throw refuse(`alias ${quote(short)} is not a string`);
-      aliases.set(short, full);
-    }
-  }
-  return new RegistriesConf([...registries.values()], search, aliases);
-}
-
-function parseRegistry(read: TableReader, refuse: (why: string) => CriError): Registry {
-  const location = trimSlash(read.string('location'));
-  const prefix = trimSlash(read.string('prefix')) || location;
-  if (prefix === '') throw refuse('a [[registry]] has neither prefix nor location');
-  if (location === '' && !prefix.startsWith('*.')) throw refuse(`registry ${quote(prefix)} has no location`);
-  const digestOnly = read.boolean('mirror-by-digest-only');
-  const mirrors = read.tables('mirror').map((entry): Mirror => {
-    const mirror = new TableReader(entry, refuse);
-    const use = mirror.string('pull-from-mirror') || (digestOnly ? 'digest-only' : 'all');
-    if (use !== 'all' && use !== 'digest-only' && use !== 'tag-only') throw refuse(`pull-from-mirror ${quote(use)} is not all, digest-only or tag-only`);
-    const where = trimSlash(mirror.string('location'));
-    if (where === '') throw refuse(`a mirror of ${quote(prefix)} has no location`);
-    return { location: where, insecure: mirror.boolean('insecure'), use };
-  });
-  return { prefix, location, insecure: read.boolean('insecure'), blocked: read.boolean('blocked'), mirrors };
-}
-
-function trimSlash(text: string): string {
-  return text.replace(/\/+$/, '');
-}
-
-function asTable(value: unknown): Record<string, unknown> | undefined {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : undefined;
-}
-
-/** Typed reads of one TOML table; absent keys read as empty. */
-class TableReader {
-  readonly #table: Record<string, unknown>;
-  readonly #refuse: (why: string) => CriError;
-
-  constructor(table: Record<string, unknown>, refuse: (why: string) => CriError) {
-    this.#table = table;
-    this.#refuse = refuse;
-  }
-
-  string(key: string): string {
-    const value = this.#table[key] ?? '';
-    if (typeof value !== 'string') throw this.#refuse(`${key} is not a string: ${quote(value)}`);
-    return value;
-  }
-
-  boolean(key: string): boolean {
-    const value = this.#table[key] ?? false;
-    if (typeof value !== 'boolean') throw this.#refuse(`${key} is not true or false: ${quote(value)}`);
-    return value;
-  }
-
-  strings(key: string): string[] {
-    const value = this.#table[key] ?? [];
-    if (!Array.isArray(value) || !value.every((item) => typeof item === 'string')) throw this.#refuse(`${key} is not a list of strings: ${quote(value)}`);
-    return value;
-  }
-
-  tables(key: string): Record<string, unknown>[] {
-    const value = this.#table[key] ?? [];
-    const tables = Array.isArray(value) ? value.map(asTable) : [undefined];
-    return tables.map((table) => {
-      if (table === undefined) throw this.#refuse(`${key} is not a list of tables`);
-      return table;
-    });
-  }
 }

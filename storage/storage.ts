@@ -15,7 +15,8 @@ import { LayerStore } from './layer-store.ts';
 import { createWritable, measureTree, mountReadOnly, mountWritable, unmount, writableDirs } from './overlay.ts';
 import { Puller, toCriError } from './pull.ts';
 import { type ImageReference, parseReference, repositoryName } from './reference.ts';
-import { loadRegistriesConf, RegistriesConf } from './registries-conf.ts';
+import { RegistriesConf } from './registries-conf.ts';
+import { loadRegistriesConf } from './registries-file.ts';
 import { Staging } from './staging.ts';
 import { Trash } from './trash.ts';
 
@@ -78,7 +79,7 @@ export class Storage implements AsyncDisposable {
   readonly #fetchers: ChildPool;
   readonly #trash: Trash;
   readonly #puller: Puller;
-  #registries = new RegistriesConf([], [], new Map());
+  #registries = RegistriesConf.empty();
   #sweeping: NodeJS.Timeout | undefined;
 
   private constructor(options: StorageOptions, parts: { deps: StorageDeps; fetchers: ChildPool; trash: Trash }) {
