@@ -16,6 +16,7 @@ const native = {
   syncfs: libc.func('int syncfs(int)'),
   chroot: libc.func('int chroot(const char*)'),
   fchdir: libc.func('int fchdir(int)'),
+  flock: libc.func('int flock(int, int)'),
   renameat2: libc.func('int renameat2(int, const char*, int, const char*, unsigned int)'),
   pipe2: libc.func('int pipe2(_Out_ int*, int)'),
   setns: libc.func('int setns(int, int)'),
@@ -192,6 +193,18 @@ export function chroot(path: string): void {
 /** Changes the working directory to an open directory; how a jailed child gets out again. */
 export function fchdir(fd: number): void {
   check(native.fchdir(fd), 'fchdir', String(fd));
+}
+
+/**
+ * Locks an open file for its descriptor alone; the kernel frees it with the last copy of that, however the process ends.
+ * False when another has it. Source: flock(2).
+ */
+export function tryLock(fd: number): boolean {
+  const LOCK_EX = 2;
+  const LOCK_NB = 4;
+  if (native.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  if (koffi.errno() === koffi.os.errno.EWOULDBLOCK) return false;
+  throw new SysError('flock', String(fd), koffi.errno());
 }
 
 /** Renames and fails with `EEXIST` where the target is there. */

@@ -172,6 +172,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     Status: runtimeRpcs.status(parts, { problems: () => [...problems.values(), ...runtimes.problems()] }),
     RuntimeConfig: runtimeRpcs.runtimeConfig(parts),
     ListImages: imageRpcs.listImages(parts),
+    StreamImages: imageRpcs.streamImages(parts),
     ImageStatus: imageRpcs.imageStatus(parts),
     PullImage: imageRpcs.pullImage(parts),
     RemoveImage: imageRpcs.removeImage(parts),

@@ -1,18 +1,27 @@
 import { CriError, quote } from '#base/errors.ts';
-import type { Image as CriImage, FilesystemUsage, ImageSpec, Init } from '../../proto/cri.ts';
+import type { Image as CriImage, FilesystemUsage, ImageFilter, ImageSpec, Init } from '../../proto/cri.ts';
 import type { Image } from '../../storage/storage.ts';
-import type { Handler } from '../call.ts';
+import type { Handler, StreamHandler } from '../call.ts';
 import type { WritableLayerUsage } from '../container/writable-usage.ts';
 import type { Parts } from '../parts.ts';
+import { sendPortions } from './portions.ts';
 
 export const listImages =
   ({ storage }: Pick<Parts, 'storage'>): Handler<'ListImages'> =>
-  async ({ filter }) => {
-    const name = filter?.image?.image ?? '';
-    if (name === '') return { images: storage.images().map(criImage) };
-    const found = storage.find(name);
-    return { images: found === undefined ? [] : [criImage(found)] };
-  };
+  async ({ filter }) => ({ images: selectImages(storage, filter).map(criImage) });
+
+/** api.proto, StreamImages: the same list as it is now, in portions. */
+export const streamImages =
+  ({ storage }: Pick<Parts, 'storage'>): StreamHandler<'StreamImages'> =>
+  async ({ filter }, _call, send) =>
+    sendPortions(selectImages(storage, filter), (images) => ({ images: images.map(criImage) }), send);
+
+function selectImages(storage: Parts['storage'], filter: ImageFilter | null): readonly Image[] {
+  const name = filter?.image?.image ?? '';
+  if (name === '') return storage.images();
+  const found = storage.find(name);
+  return found === undefined ? [] : [found];
+}
 
 /** api.proto, ImageStatus: an image that is not there is an empty answer, not an error. */
 export const imageStatus =
