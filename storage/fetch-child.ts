@@ -5,10 +5,17 @@ import { RegistryClient } from './registry.ts';
 
 /** The process that speaks to registries: the daemon itself holds no connection and hashes no byte. */
 
-const client = new RegistryClient(process.env);
+const client = new RegistryClient({ env: process.env, certificates: JSON.parse(process.env.BERTH_CERTIFICATES ?? '[]') as string[] });
 
-async function fetchManifest({ targets, reference, idleMs }: ManifestJob, signal: AbortSignal): Promise<ManifestResult> {
-  return inTurn(targets, async (target, index) => ({ ...(await client.manifest(target, reference, { idleMs, signal })), target: index }), signal);
+async function fetchManifest({ targets, reference, sizeBytes, idleMs }: ManifestJob, signal: AbortSignal): Promise<ManifestResult> {
+  return inTurn(
+    targets,
+    async (target, index) => ({
+      ...(await client.manifest(target, sizeBytes === undefined ? { reference } : { reference, sizeBytes }, { idleMs, signal })),
+      target: index,
+    }),
+    signal,
+  );
 }
 
 async function fetchBlob({ targets, digest, sizeBytes, path, idleMs }: BlobJob, signal: AbortSignal): Promise<void> {

@@ -1,65 +1,144 @@
-import { Agent as HttpAgent, type IncomingMessage, request as requestHttp } from 'node:http';
+import { type ClientRequest, Agent as HttpAgent, type IncomingMessage, request as requestHttp } from 'node:http';
 import { Agent as HttpsAgent, request as requestHttps } from 'node:https';
+import { createSecureContext, getCACertificates } from 'node:tls';
+import { describeError } from '#base/errors.ts';
+import { type HostCertificates, loadHostCertificates } from './certs.ts';
 import { JobError } from './jobs.ts';
+import { Proxies } from './proxy.ts';
+import { registryHost } from './reference.ts';
 
 /** Time for name, connection and TLS: a host that is down must not use up the time its mirrors need. */
 const CONNECT_TIMEOUT_MS = 15_000;
 const MAX_DISCARDED_BYTES = 64 * 1024;
+const DISCARD_MS = 5_000;
+/** Less than this in the time for progress is none: a byte now and then would hold a place for ever. */
+const LEAST_PROGRESS_BYTES = 1024;
 
 export interface HttpRequest {
   readonly method?: 'GET' | 'POST';
   readonly headers: Readonly<Record<string, string>>;
   readonly body?: string;
+  /** The registry that this is for, `host[:port]`: its authorities are trusted wherever it leads to. */
+  readonly registry: string;
   /** Whether the certificate may be anybody's. */
   readonly insecure: boolean;
-  /** Without a byte for so long the request fails. */
+  /** Without progress for so long the request fails. */
   readonly idleMs: number;
   readonly signal: AbortSignal;
 }
 
-/** Keeps connections, and goes through the proxies that its environment names (HTTPS_PROXY, HTTP_PROXY, NO_PROXY). */
-export class HttpClient {
-  readonly #http: HttpAgent;
-  readonly #https: HttpsAgent;
-  readonly #unverified: HttpsAgent;
+export interface HttpOptions {
+  /** HTTPS_PROXY, HTTP_PROXY and NO_PROXY. */
+  readonly env: NodeJS.ProcessEnv;
+  /** Directories with certificates, see `loadHostCertificates`. */
+  readonly certificates: readonly string[];
+}
 
-  constructor(proxyEnv: NodeJS.ProcessEnv) {
-    this.#http = new HttpAgent({ keepAlive: true, proxyEnv });
-    this.#https = new HttpsAgent({ keepAlive: true, proxyEnv });
-    this.#unverified = new HttpsAgent({ keepAlive: true, proxyEnv, rejectUnauthorized: false });
+/** Keeps connections, goes through the node's proxies, and trusts what the node trusts. */
+export class HttpClient {
+  readonly #proxies: Proxies;
+  readonly #certificates: readonly string[];
+  /** By what makes connections differ: proxy, trust and identity. */
+  readonly #agents = new Map<string, HttpAgent>();
+
+  constructor({ env, certificates }: HttpOptions) {
+    this.#proxies = new Proxies(env);
+    this.#certificates = certificates;
   }
 
   /**
    * One request, no redirect followed. The body is the caller's to read or destroy.
    * @throws {JobError} `unreachable` naming the URL without its query, which may hold a signature.
    */
-  send(url: URL, { method = 'GET', headers, body, insecure, idleMs, signal }: HttpRequest): Promise<IncomingMessage> {
+  async send(url: URL, { method = 'GET', headers, body, registry, insecure, idleMs, signal }: HttpRequest): Promise<IncomingMessage> {
     const secure = url.protocol === 'https:';
-    const agent = secure ? (insecure ? this.#unverified : this.#https) : this.#http;
+    const agent = secure ? this.#secureAgent(url, registry, insecure) : this.#plainAgent(url);
     return new Promise((resolve, reject) => {
       const request = (secure ? requestHttps : requestHttp)(url, { method, headers: { ...headers, 'user-agent': 'berth' }, agent, signal });
-      const timer = setTimeout(
-        () => request.destroy(new JobError('unreachable', `no connection within ${CONNECT_TIMEOUT_MS / 1000} s`)),
-        Math.min(CONNECT_TIMEOUT_MS, idleMs),
-      );
+      const connecting = failAfter(request, Math.min(CONNECT_TIMEOUT_MS, idleMs), (ms) => new JobError('unreachable', `no connection within ${ms / 1000} s`));
+      // Headers one byte at a time keep a connection busy, too.
+      const answering = failAfter(request, idleMs + CONNECT_TIMEOUT_MS, (ms) => new JobError('unreachable', `no progress: no answer within ${ms / 1000} s`));
       request.on('socket', (socket) => {
-        if (request.reusedSocket) clearTimeout(timer);
-        else socket.once(secure ? 'secureConnect' : 'connect', () => clearTimeout(timer));
+        if (request.reusedSocket) clearTimeout(connecting);
+        else socket.once(secure ? 'secureConnect' : 'connect', () => clearTimeout(connecting));
       });
       let received: IncomingMessage | undefined;
       request.setTimeout(idleMs, () => (received ?? request).destroy(stalled(idleMs)));
       request.on('error', (err) => {
-        clearTimeout(timer);
+        clearTimeout(connecting);
+        clearTimeout(answering);
         reject(signal.aborted ? err : unreachable(url, err));
       });
       request.on('response', (response) => {
-        clearTimeout(timer);
+        clearTimeout(connecting);
+        clearTimeout(answering);
         received = response;
+        watchProgress(response, idleMs);
         resolve(response);
       });
       request.end(body);
     });
   }
+
+  #plainAgent(url: URL): HttpAgent {
+    const proxy = this.#proxies.of(url);
+    return this.#agent(JSON.stringify(['http', proxy]), () => new HttpAgent({ keepAlive: true, ...through(proxy) }));
+  }
+
+  #secureAgent(url: URL, registry: string, insecure: boolean): HttpAgent {
+    const proxy = this.#proxies.of(url);
+    const isRegistry = URL.parse(`https://${registryHost(registry)}`)?.host === url.host;
+    const own = loadHostCertificates(this.#certificates, isRegistry ? registry : url.host);
+    const { ca, version } = isRegistry ? { ca: [], version: '' } : loadHostCertificates(this.#certificates, registry);
+    return this.#agent(JSON.stringify(['https', proxy, insecure, own.version, version]), () => {
+      const trust = trusting({ ...own, ca: [...own.ca, ...ca] }, own.version.split('\n')[0] || version.split('\n')[0] || '');
+      return new HttpsAgent({ keepAlive: true, rejectUnauthorized: !insecure, ...trust, ...through(proxy) });
+    });
+  }
+
+  #agent(key: string, make: () => HttpAgent): HttpAgent {
+    const agent = this.#agents.get(key) ?? make();
+    this.#agents.set(key, agent);
+    return agent;
+  }
+}
+
+/** TLS options; the system's authorities stay trusted. */
+function trusting({ ca, client }: HostCertificates, directory: string): { ca?: string[]; cert?: string[]; key?: string[] } {
+  const options = {
+    ...(ca.length === 0 ? {} : { ca: [...getCACertificates('default'), ...ca] }),
+    ...(client.length === 0 ? {} : { cert: client.map(({ cert }) => cert), key: client.map(({ key }) => key) }),
+  };
+  try {
+    if (ca.length + client.length > 0) createSecureContext(options);
+    return options;
+  } catch (err) {
+    throw new JobError('other', `certificates in ${directory} cannot be used: ${describeError(err)}`);
+  }
+}
+
+function through(proxy: string): { proxyEnv?: NodeJS.ProcessEnv } {
+  if (proxy === '') return {};
+  if (!/^https?:/.test(proxy)) throw new JobError('refused', `proxy of kind ${proxy.split(':')[0]} is not supported; HTTP and HTTPS proxies are`);
+  return { proxyEnv: { HTTP_PROXY: proxy, HTTPS_PROXY: proxy } };
+}
+
+function failAfter(request: ClientRequest, ms: number, reason: (ms: number) => JobError): NodeJS.Timeout {
+  return setTimeout(() => request.destroy(reason(ms)), ms);
+}
+
+/** Ends a body that trickles. One that stops altogether is ended by the socket's own timeout. */
+function watchProgress(response: IncomingMessage, idleMs: number): void {
+  const { socket } = response;
+  let before = socket.bytesRead;
+  const timer = setInterval(() => {
+    const bytes = socket.bytesRead - before;
+    before = socket.bytesRead;
+    if (bytes < LEAST_PROGRESS_BYTES && !response.complete) {
+      response.destroy(new JobError('unreachable', `no progress: no more than ${bytes} bytes were received in ${idleMs / 1000} s`));
+    }
+  }, idleMs);
+  response.once('close', () => clearInterval(timer));
 }
 
 function stalled(idleMs: number): JobError {
@@ -94,9 +173,11 @@ export async function readBody(response: IncomingMessage, limit: number, what: s
 /** Reads a body that is of no interest, so that the connection can be used again; a long one ends it. */
 export function discardBody(response: IncomingMessage): void {
   let size = 0;
+  const timer = setTimeout(() => response.destroy(), DISCARD_MS);
   response.on('data', (chunk: Buffer) => {
     size += chunk.length;
     if (size > MAX_DISCARDED_BYTES) response.destroy();
   });
+  response.on('close', () => clearTimeout(timer));
   response.on('error', () => {}); // nobody waits for it
 }

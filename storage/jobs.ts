@@ -14,6 +14,8 @@ export interface ManifestJob {
   readonly targets: readonly Target[];
   /** A tag or a digest. */
   readonly reference: string;
+  /** What it must have, where that is known. */
+  readonly sizeBytes?: number;
   readonly idleMs: number;
 }
 

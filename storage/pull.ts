@@ -124,9 +124,9 @@ export class Puller implements AsyncDisposable {
     name: string,
     signal: AbortSignal,
   ): Promise<{ manifest: ImageManifest; top: Digest; from: readonly Target[] }> {
-    const fetch = (from: readonly Target[], which: string): Promise<ManifestResult> =>
-      this.#deps.fetchers.run({ op: 'manifest', targets: from, reference: which, idleMs: this.#deps.progressTimeoutMs } satisfies ManifestJob, signal);
-    let found = await fetch(targets, reference.digest ?? reference.tag ?? 'latest');
+    const fetch = (from: readonly Target[], which: Pick<ManifestJob, 'reference' | 'sizeBytes'>): Promise<ManifestResult> =>
+      this.#deps.fetchers.run({ op: 'manifest', targets: from, ...which, idleMs: this.#deps.progressTimeoutMs } satisfies ManifestJob, signal);
+    let found = await fetch(targets, { reference: reference.digest ?? reference.tag ?? 'latest' });
     const top = found.digest;
     const first = targets[found.target];
     const from = first === undefined ? targets : [first, ...targets.filter((target) => target !== first)];
@@ -134,7 +134,7 @@ export class Puller implements AsyncDisposable {
       const parsed = parseManifest(found.text, found.contentType, hostPlatform(), name);
       if ('image' in parsed) return { manifest: parsed.image, top, from };
       if (parsed.next.sizeBytes > MAX_MANIFEST_BYTES) break;
-      found = await fetch(from, parsed.next.digest);
+      found = await fetch(from, { reference: parsed.next.digest, sizeBytes: parsed.next.sizeBytes });
     }
     throw new CriError('invalidArgument', `image ${name} has an index that leads to no manifest`);
   }

@@ -59,6 +59,11 @@ export function canonicalRegistry(host: string): string {
   return host === 'index.docker.io' || host === 'registry-1.docker.io' ? 'docker.io' : host;
 }
 
+/** The host to connect to: Docker Hub's is not its name. */
+export function registryHost(registry: string): string {
+  return registry === 'docker.io' ? 'registry-1.docker.io' : registry;
+}
+
 function inLibrary(registry: string, path: string): string {
   return registry === 'docker.io' && !path.includes('/') ? `library/${path}` : path;
 }

@@ -2,9 +2,10 @@ import { createHash, type Hash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { isErrno } from '#base/errors.ts';
 import { type Digest, digestOf, isDigest } from './digest.ts';
-import { discardBody, HttpClient, readBody } from './http.ts';
-import { JobError, type ManifestResult, type Target } from './jobs.ts';
+import { discardBody, HttpClient, type HttpOptions, type HttpRequest, readBody } from './http.ts';
+import { JobError, type ManifestJob, type ManifestResult, type Target } from './jobs.ts';
 import { MANIFEST_TYPES, MAX_MANIFEST_BYTES } from './manifest.ts';
+import { registryHost } from './reference.ts';
 import { PassingError, parseRetryAfter, withRetries } from './retry.ts';
 import { basicHeader, fetchToken, parseChallenges } from './token.ts';
 
@@ -25,19 +26,35 @@ export class RegistryClient {
   /** Whether an insecure host speaks TLS, once that is known. */
   readonly #schemes = new Map<string, 'https:' | 'http:'>();
 
-  constructor(proxyEnv: NodeJS.ProcessEnv) {
-    this.#http = new HttpClient(proxyEnv);
+  constructor(options: HttpOptions) {
+    this.#http = new HttpClient(options);
   }
 
-  /** Fetches a manifest and checks it against the digest asked for, or against the one the registry says it has. */
-  manifest(target: Target, reference: string, options: FetchOptions): Promise<Omit<ManifestResult, 'target'>> {
+  /**
+   * Fetches a manifest and checks it against the digest asked for, or against the one the registry says it has, and
+   * against its size where that is known.
+   */
+  manifest(
+    target: Target,
+    { reference, sizeBytes }: Pick<ManifestJob, 'reference' | 'sizeBytes'>,
+    options: FetchOptions,
+  ): Promise<Omit<ManifestResult, 'target'>> {
     return withRetries(async () => {
       const response = await this.#get(target, `manifests/${reference}`, { accept: MANIFEST_TYPES.join(', ') }, options);
+      if (/^text\/html\b/i.test(response.headers['content-type'] ?? '')) {
+        response.destroy();
+        throw new JobError(
+          'corrupt',
+          `manifest ${reference} at ${target.host} is a web page: this is no registry, or a proxy or a login page answers in its place`,
+        );
+      }
       const bytes = await bodyOf(response, () => readBody(response, MAX_MANIFEST_BYTES, `manifest ${reference}`), options.signal);
       const digest = digestOf(bytes);
       const said = response.headers['docker-content-digest'];
       const expected = isDigest(reference) ? reference : isDigest(said) ? said : digest;
       if (digest !== expected) throw new JobError('corrupt', `manifest ${reference} has digest ${digest}, not ${expected}`);
+      if (sizeBytes !== undefined && bytes.length !== sizeBytes)
+        throw new JobError('corrupt', `manifest ${reference} has ${bytes.length} bytes, not ${sizeBytes}`);
       return { text: bytes.toString(), contentType: response.headers['content-type'] ?? '', digest };
     }, options.signal);
   }
@@ -94,11 +111,11 @@ export class RegistryClient {
     if (target.credentials.kind === 'bearer') this.#authorizations.set(key, `Bearer ${target.credentials.token}`);
     for (let renewed = false; ; renewed = true) {
       const authorization = this.#authorizations.get(key);
-      const response = await this.#send(target, path, authorization === undefined ? headers : { ...headers, authorization }, options);
+      const { response, elsewhere } = await this.#send(target, path, authorization === undefined ? headers : { ...headers, authorization }, options);
       if (response.statusCode === 200 || response.statusCode === 206) return response;
-      if (response.statusCode !== 401 || renewed || target.credentials.kind === 'bearer') throw await refusal(response, target, path, options.signal);
-      const renewal = await this.#authorise(target, response, options);
-      if (renewal === undefined) throw await refusal(response, target, path, options.signal);
+      const mayAuthorise = response.statusCode === 401 && elsewhere === undefined && !renewed && target.credentials.kind !== 'bearer';
+      const renewal = mayAuthorise ? await this.#authorise(target, response, options) : undefined;
+      if (renewal === undefined) throw await refusal(response, { target, path, elsewhere, signal: options.signal });
       discardBody(response);
       this.#authorizations.set(key, renewal);
     }
@@ -108,51 +125,63 @@ export class RegistryClient {
   async #authorise(target: Target, response: IncomingMessage, options: FetchOptions): Promise<string | undefined> {
     const challenges = parseChallenges(response.headers['www-authenticate'] ?? '');
     const bearer = challenges.find(({ scheme }) => scheme === 'bearer');
-    const { credentials, insecure } = target;
+    const { credentials, insecure, host } = target;
     if (bearer !== undefined) {
       const scope = `repository:${target.repository}:pull`;
-      return `Bearer ${await fetchToken(this.#http, { challenge: bearer, credentials, scope, insecure, ...options })}`;
+      return `Bearer ${await fetchToken(this.#http, { challenge: bearer, credentials, scope, registry: host, insecure, ...options })}`;
     }
     if (challenges.some(({ scheme }) => scheme === 'basic') && credentials.kind === 'basic') return basicHeader(credentials.username, credentials.password);
     return undefined;
   }
 
-  async #send(target: Target, path: string, headers: Readonly<Record<string, string>>, options: FetchOptions): Promise<IncomingMessage> {
-    const host = target.host === 'docker.io' ? 'registry-1.docker.io' : target.host;
-    const url = (scheme: 'https:' | 'http:'): URL => new URL(`${scheme}//${host}/v2/${target.repository}/${path}`);
+  async #send(target: Target, path: string, headers: Readonly<Record<string, string>>, options: FetchOptions): Promise<Answer> {
+    const host = registryHost(target.host);
+    const ask = (scheme: 'https:' | 'http:', insecure: boolean): Promise<Answer> =>
+      this.#follow(new URL(`${scheme}//${host}/v2/${target.repository}/${path}`), headers, { registry: target.host, insecure, ...options });
     const scheme = target.insecure ? this.#schemes.get(host) : 'https:';
-    if (scheme !== undefined) return this.#follow(url(scheme), headers, target.insecure, options);
+    if (scheme !== undefined) return ask(scheme, target.insecure);
     try {
-      const response = await this.#follow(url('https:'), headers, true, options);
+      const answer = await ask('https:', true);
       this.#schemes.set(host, 'https:');
-      return response;
+      return answer;
     } catch (err) {
       if (!(err instanceof JobError) || err instanceof PassingError || err.kind !== 'unreachable' || isErrno(err.cause, 'ENOTFOUND', 'EAI_AGAIN')) throw err;
-      const response = await this.#follow(url('http:'), headers, true, options);
+      const answer = await ask('http:', true);
       this.#schemes.set(host, 'http:');
-      return response;
+      return answer;
     }
   }
 
-  /** Follows redirects. The Authorization header stays with the origin it was made for: storage back ends are other people's. */
-  async #follow(first: URL, headers: Readonly<Record<string, string>>, insecure: boolean, options: FetchOptions): Promise<IncomingMessage> {
+  /**
+   * Follows redirects. The Authorization header stays with the origin it was made for, and does not come back on a way
+   * that has left it: storage back ends are other people's.
+   */
+  async #follow(first: URL, headers: Readonly<Record<string, string>>, how: Omit<HttpRequest, 'headers'>): Promise<Answer> {
+    const { authorization: _kept, ...others } = headers;
     let url = first;
+    let elsewhere: string | undefined;
     for (let hop = 0; hop <= MAX_REDIRECTS; hop += 1) {
-      const { authorization: _kept, ...others } = headers;
-      const response = await this.#http.send(url, { headers: url.origin === first.origin ? headers : others, insecure, ...options });
+      if (url.origin !== first.origin) elsewhere = url.host;
+      const response = await this.#http.send(url, { ...how, headers: elsewhere === undefined ? headers : others });
       const location = response.headers.location;
-      if (![301, 302, 303, 307, 308].includes(response.statusCode ?? 0) || location === undefined) return response;
+      if (![301, 302, 303, 307, 308].includes(response.statusCode ?? 0) || location === undefined) return { response, elsewhere };
       discardBody(response);
       const next = URL.parse(location, url);
       if (next === null || !/^https?:$/.test(next.protocol))
         throw new JobError('refused', `${first.origin}${first.pathname} redirects to what is no HTTP address`);
-      if (next.protocol === 'http:' && !insecure)
+      if (next.protocol === 'http:' && !how.insecure)
         throw new JobError('refused', `${first.origin}${first.pathname} redirects from TLS to plain HTTP at ${next.host}`);
       next.username = next.password = '';
       url = next;
     }
     throw new JobError('unreachable', `${first.origin}${first.pathname} redirects more than ${MAX_REDIRECTS} times`);
   }
+}
+
+/** A response, and the host that gave it where redirects led away from the registry. */
+interface Answer {
+  readonly response: IncomingMessage;
+  readonly elsewhere: string | undefined;
 }
 
 /** Reads a body; a connection that breaks meanwhile may be tried again, a stall or a refusal not. */
@@ -169,12 +198,17 @@ async function bodyOf<T>(response: IncomingMessage, read: () => Promise<T>, sign
 }
 
 /** What a response that is no success means. */
-async function refusal(response: IncomingMessage, { host, repository, credentials }: Target, path: string, signal: AbortSignal): Promise<JobError> {
+async function refusal(
+  response: IncomingMessage,
+  { target, path, elsewhere, signal }: { target: Target; path: string; elsewhere: string | undefined; signal: AbortSignal },
+): Promise<JobError> {
+  const { host, repository, credentials } = target;
   const status = response.statusCode ?? 0;
   const said = await bodyOf(response, () => readBody(response, MAX_ERROR_BYTES, 'error'), signal).then(registryMessage, () => '');
   const what = `${path} of ${repository} at ${host}`;
-  if (status === 429 || status >= 500)
+  if (status === 408 || status === 429 || status >= 500)
     return new PassingError(`${what}: registry answers ${status}${said}`, parseRetryAfter(response.headers['retry-after'], Date.now()));
+  if (elsewhere !== undefined) return new JobError('other', `${what}: ${elsewhere}, to which the registry redirects, answers ${status}`);
   if (status === 404) return new JobError('notFound', `${what} is not there${said}`);
   if (status === 401 || status === 403) {
     const why = credentials.kind === 'none' ? 'wants credentials, and none were given' : 'refuses the credentials';

@@ -6,6 +6,7 @@ import { Locks } from '#base/lock.ts';
 import type { Log } from '#base/log.ts';
 import { withArchive } from './archive.ts';
 import type { RegistryAuth } from './auth.ts';
+import { CERTIFICATE_DIRECTORIES } from './certs.ts';
 import { ChildPool } from './child-pool.ts';
 import type { ImageId } from './digest.ts';
 import type { Image } from './image.ts';
@@ -25,6 +26,7 @@ export type { ChainId, Digest, ImageId } from './digest.ts';
 export type { CheckFinding, CheckOptions, CheckSummary } from './finding.ts';
 export type { Image, ImageConfig } from './image.ts';
 export { matchesPin } from './pin.ts';
+export { proxyVariables } from './proxy.ts';
 
 export interface StorageOptions {
   /** Everything lies below it, on one file system. */
@@ -42,6 +44,8 @@ export interface StorageOptions {
   readonly pinnedImages: readonly string[];
   /** HTTPS_PROXY, HTTP_PROXY and NO_PROXY for the pulls; default none. */
   readonly proxyEnv?: Readonly<Record<string, string>>;
+  /** Certificates of registries, in a directory for each host; default where containers-certs.d(5) has them. */
+  readonly certificates?: readonly string[];
   /**
    * Names who uses an image, such as `container <id>`: it is not removed then. Asked at the moment of a removal, so that a
    * user whose record is written before the image is mounted never loses it.
@@ -104,13 +108,17 @@ export class Storage implements AsyncDisposable {
    * or layer costs the images that use it, never the store.
    */
   static async open(options: StorageOptions): Promise<Storage> {
-    const { root, log, maxParallelDownloads, proxyEnv } = options;
+    const { root, log, maxParallelDownloads, proxyEnv, certificates = CERTIFICATE_DIRECTORIES } = options;
     await mkdir(root, { recursive: true, mode: 0o700 });
     const trash = await Trash.open(join(root, 'trash'), log);
     const staging = await Staging.open(join(root, 'staging'), trash);
     const unpackers = new ChildPool({ entry: 'unpack-child', processes: UNPACKERS, jobsEach: 1, cancelBy: 'kill', idleMs: CHILD_IDLE_MS });
     const authorities = CERTIFICATE_FILES.find((path) => existsSync(path));
-    const env = { ...(authorities === undefined ? {} : { NODE_EXTRA_CA_CERTS: authorities }), ...proxyEnv };
+    const env = {
+      ...(authorities === undefined ? {} : { NODE_EXTRA_CA_CERTS: authorities }),
+      ...proxyEnv,
+      BERTH_CERTIFICATES: JSON.stringify(certificates),
+    };
     const fetchers = new ChildPool({
       entry: 'fetch-child',
       processes: 1,

@@ -1,6 +1,7 @@
 import type { Credentials } from './auth.ts';
 import { type HttpClient, readBody } from './http.ts';
 import { JobError } from './jobs.ts';
+import { PassingError, parseRetryAfter } from './retry.ts';
 
 const MAX_TOKEN_BYTES = 1024 * 1024;
 
@@ -34,6 +35,8 @@ export interface TokenRequest {
   readonly credentials: Credentials;
   /** Of the repository, where the challenge names none. */
   readonly scope: string;
+  /** The registry that wants the token. */
+  readonly registry: string;
   /** The registry may be spoken to without TLS, so its token server too. */
   readonly insecure: boolean;
   readonly idleMs: number;
@@ -45,10 +48,10 @@ export interface TokenRequest {
  * Source: the distribution project's token specification; with an identity token its OAuth2 variant.
  * @throws {JobError} `unauthorised` when it refuses; the message has no credential in it.
  */
-export async function fetchToken(http: HttpClient, { challenge, credentials, scope, insecure, idleMs, signal }: TokenRequest): Promise<string> {
+export async function fetchToken(http: HttpClient, { challenge, credentials, scope, ...how }: TokenRequest): Promise<string> {
   const realm = URL.parse(challenge.parameters.realm ?? '');
   if (realm === null || !/^https?:$/.test(realm.protocol)) throw new JobError('other', 'registry asks for a token without saying where to get one');
-  if (realm.protocol === 'http:' && !insecure)
+  if (realm.protocol === 'http:' && !how.insecure)
     throw new JobError('refused', `token server ${realm.origin} is asked for over plain HTTP by a registry that is not marked insecure`);
   const service = challenge.parameters.service ?? '';
   const wanted = challenge.parameters.scope ?? scope;
@@ -62,11 +65,12 @@ export async function fetchToken(http: HttpClient, { challenge, credentials, sco
     for (const one of wanted.split(' ').filter(Boolean)) realm.searchParams.append('scope', one);
     if (credentials.kind === 'basic') headers.authorization = basicHeader(credentials.username, credentials.password);
   }
-  const response = await http.send(realm, { headers, insecure, idleMs, signal, ...(body === undefined ? {} : { method: 'POST', body }) });
+  const response = await http.send(realm, { ...how, headers, ...(body === undefined ? {} : { method: 'POST', body }) });
   const where = `token server ${realm.host}`;
   const text = (await readBody(response, MAX_TOKEN_BYTES, `answer of ${where}`)).toString();
   const status = response.statusCode ?? 0;
-  if (status === 429 || status >= 500) throw new JobError('unreachable', `${where} answers ${status}`);
+  if (status === 408 || status === 429 || status >= 500)
+    throw new PassingError(`${where} answers ${status}`, parseRetryAfter(response.headers['retry-after'], Date.now()));
   if (status !== 200) {
     const shown = credentials.kind === 'none' ? 'gives no anonymous token' : 'refuses the credentials';
     throw new JobError('unauthorised', `${where} ${shown} (${status})`);
