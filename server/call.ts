@@ -10,6 +10,13 @@ import { sender } from './send.ts';
 export interface Stage {
   /** Set by the handler as it goes on; at first `the call`. */
   name: string;
+  /** How far that has come, asked for only when it is told. */
+  progress?: () => string | undefined;
+}
+
+function describeStage({ name, progress }: Stage): string {
+  const so = progress?.();
+  return so === undefined ? name : `${name} (${so})`;
 }
 
 /** What a handler is given beside the request. */
@@ -103,7 +110,7 @@ async function conduct<T>(rpc: string, surface: Surface, log: Log, options: Call
   const onStopping = (): void => abort(options.stopping?.reason);
   surface.on('cancelled', onCancelled);
   options.stopping?.addEventListener('abort', onStopping);
-  const stopClock = abortBefore(deadline, () => abort(new CriError('deadlineExceeded', `${rpc}: ${stage.name} did not finish within the deadline`)));
+  const stopClock = abortBefore(deadline, () => abort(new CriError('deadlineExceeded', `${rpc}: ${describeStage(stage)} did not finish within the deadline`)));
   if (options.stopping?.aborted === true) onStopping();
 
   const running = Promise.try(work, { signal, log, deadline, stage }, abort);
@@ -116,8 +123,8 @@ async function conduct<T>(rpc: string, surface: Surface, log: Log, options: Call
     return { ok: true, value };
   } catch (err) {
     const error = toGrpc(err);
-    if (err === signal.reason && isLeaving(err)) log.info({ reason: error.details, stage: stage.name, durationMs: durationMs() }, 'Ended RPC early');
-    else log[levelOf(err)]({ err, stage: stage.name, durationMs: durationMs() }, 'Failed RPC');
+    if (err === signal.reason && isLeaving(err)) log.info({ reason: error.details, stage: describeStage(stage), durationMs: durationMs() }, 'Ended RPC early');
+    else log[levelOf(err)]({ err, stage: describeStage(stage), durationMs: durationMs() }, 'Failed RPC');
     observe(options, rpc, started, error.code);
     if (signal.aborted) logLate(running, signal, log, durationMs);
     return { ok: false, error };

@@ -244,22 +244,8 @@ function openStorage(config: Config, log: Log, metrics: Metrics, usedBy: (image:
     pullProgressTimeoutMs,
     pinnedImages: pauseImage === '' ? pinnedImages : [...pinnedImages, pauseImage],
     usedBy,
-    observe: pullObserver(metrics),
+    observe: { received: (bytes) => metrics.countPullBytes(bytes), pulled: (outcome, seconds) => metrics.observePull(outcome, seconds) },
   });
-}
-
-/** Bytes are told layer by layer, pulls when they end. */
-function pullObserver(metrics: Metrics): { layerPulled(bytes: number): void; pulled(outcome: 'success' | 'failure', seconds: number): void } {
-  let bytes = 0;
-  return {
-    layerPulled: (size) => {
-      bytes += size;
-    },
-    pulled: (outcome, seconds) => {
-      metrics.observePull(outcome, { seconds, bytes });
-      bytes = 0;
-    },
-  };
 }
 
 async function openCni(config: Config, log: Log, metrics: Metrics): Promise<Cni> {
@@ -293,6 +279,7 @@ function metricSources({ containers, sandboxes, storage }: Parts): Parameters<Me
       return counts;
     },
     images: () => storage.images().length,
+    pulls: () => storage.pulls().length,
     detachPending: () => [...sandboxes.values()].filter(({ state, attachment }) => state === 'notReady' && attachment !== undefined).length,
   };
 }

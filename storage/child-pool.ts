@@ -20,6 +20,7 @@ export interface ChildPoolOptions {
 interface Job {
   readonly resolve: (result: unknown) => void;
   readonly reject: (err: unknown) => void;
+  readonly onReport: ((report: unknown) => void) | undefined;
 }
 
 /** Jobs in child processes that are started when needed and end when idle, or with the daemon. */
@@ -35,11 +36,11 @@ export class ChildPool implements AsyncDisposable {
 
   /**
    * Runs one job, waiting for a free place first. When `signal` fires it rejects with the signal's reason, and only
-   * once the child no longer works on it.
+   * once the child no longer works on it. `onReport` is given what the job tells on its way.
    * @throws {JobError} with the child's own reason.
    */
-  run<Result>(job: object, signal: AbortSignal): Promise<Result> {
-    return this.#places.run(async () => (await this.#child().run(job, signal, this.#options.cancelBy)) as Result, signal);
+  run<Result>(job: object, signal: AbortSignal, onReport?: (report: unknown) => void): Promise<Result> {
+    return this.#places.run(async () => (await this.#child().run(job, signal, { cancelBy: this.#options.cancelBy, onReport })) as Result, signal);
   }
 
   /** The process ids of the children that live. */
@@ -95,13 +96,17 @@ class Child {
     return this.#process.pid;
   }
 
-  async run(job: object, signal: AbortSignal, cancelBy: 'message' | 'kill'): Promise<unknown> {
+  async run(
+    job: object,
+    signal: AbortSignal,
+    { cancelBy, onReport }: Pick<ChildPoolOptions, 'cancelBy'> & { readonly onReport: Job['onReport'] },
+  ): Promise<unknown> {
     signal.throwIfAborted();
     clearTimeout(this.#idle);
     this.#serial += 1;
     const id = this.#serial;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
-    this.#jobs.set(id, { resolve, reject });
+    this.#jobs.set(id, { resolve, reject, onReport });
     const onAbort = (): void => {
       if (cancelBy === 'kill') this.#process.kill('SIGKILL');
       else if (this.#process.connected) this.#process.send({ cancel: id });
@@ -135,7 +140,8 @@ class Child {
 
   #answer(message: FromChild): void {
     const job = this.#jobs.get(message.id);
-    if (message.ok) job?.resolve(message.result);
+    if ('report' in message) job?.onReport?.(message.report);
+    else if (message.ok) job?.resolve(message.result);
     else job?.reject(new JobError(message.kind, message.message));
   }
 

@@ -1,8 +1,11 @@
 import { describeError, isErrno } from '#base/errors.ts';
 import { type FailureKind, type FromChild, JobError, type ToChild } from './jobs.ts';
 
-/** The child's side of `ChildPool`: answers each job with `handle`'s result or failure; ends with the daemon. */
-export function serveJobs(handle: (job: never, signal: AbortSignal) => Promise<unknown>): void {
+/**
+ * The child's side of `ChildPool`: answers each job with `handle`'s result or failure; ends with the daemon. What a job
+ * reports on its way arrives before its answer.
+ */
+export function serveJobs(handle: (job: never, signal: AbortSignal, report: (progress: object) => void) => Promise<unknown>): void {
   const running = new Map<number, AbortController>();
   const reply = (message: FromChild): void => {
     if (process.connected) process.send?.(message);
@@ -11,7 +14,7 @@ export function serveJobs(handle: (job: never, signal: AbortSignal) => Promise<u
     const controller = new AbortController();
     running.set(id, controller);
     try {
-      reply({ id, ok: true, result: (await handle(job as never, controller.signal)) ?? null });
+      reply({ id, ok: true, result: (await handle(job as never, controller.signal, (report) => reply({ id, report }))) ?? null });
     } catch (err) {
       reply({ id, ok: false, kind: failureKind(err), message: describeError(err) });
     } finally {

@@ -1,9 +1,12 @@
-import { closeSync, ftruncateSync, openSync, unlinkSync, writeSync } from 'node:fs';
 import { serveJobs } from './child-serve.ts';
-import { type BlobJob, type FetchJob, JobError, type ManifestJob, type ManifestResult, type Target } from './jobs.ts';
+import { type BlobJob, type BlobReport, type FetchJob, JobError, type ManifestJob, type ManifestResult, type Target } from './jobs.ts';
+import { PartialFile } from './partial.ts';
 import { RegistryClient } from './registry.ts';
 
 /** The process that speaks to registries: the daemon itself holds no connection and hashes no byte. */
+
+/** How often a blob's progress is told while it changes. */
+const REPORT_MS = 200;
 
 const client = new RegistryClient({ env: process.env, certificates: JSON.parse(process.env.BERTH_CERTIFICATES ?? '[]') as string[] });
 
@@ -18,33 +21,60 @@ async function fetchManifest({ targets, reference, sizeBytes, idleMs }: Manifest
   );
 }
 
-async function fetchBlob({ targets, digest, sizeBytes, path, idleMs }: BlobJob, signal: AbortSignal): Promise<void> {
-  const fd = openSync(path, 'wx', 0o600);
-  let at = 0;
-  const sink = {
-    write: (chunk: Buffer): void => {
-      for (let done = 0; done < chunk.length; ) done += writeSync(fd, chunk, done, chunk.length - done, at + done);
-      at += chunk.length;
-    },
-    restart: (): void => {
-      ftruncateSync(fd, 0);
-      at = 0;
-    },
-  };
-  try {
-    await inTurn(
-      targets,
-      (target) => {
-        sink.restart();
-        return client.blob(target, { digest, sizeBytes }, sink, { idleMs, signal });
+async function fetchBlob(job: BlobJob, signal: AbortSignal, report: (progress: BlobReport) => void): Promise<void> {
+  using file = await PartialFile.open(job.path, job.sizeBytes, signal);
+  const leftBytes = file.bytes;
+  using reporter = new Reporter(file, report);
+  const fetch = (): Promise<void> =>
+    inTurn(
+      job.targets,
+      (target, index) => {
+        if (index > 0) reporter.retries += 1;
+        reporter.source = target.host;
+        return client.blob(target, job, file, { idleMs: job.idleMs, signal, onRetry: () => (reporter.retries += 1) }).catch((err: unknown) => {
+          if (err instanceof JobError && err.kind === 'corrupt') file.restart();
+          throw err;
+        });
       },
       signal,
     );
+  try {
+    await fetch();
   } catch (err) {
-    unlinkSync(path);
-    throw err;
-  } finally {
-    closeSync(fd);
+    // What an earlier try has left may be what is wrong.
+    if (leftBytes === 0 || !(err instanceof JobError) || !['corrupt', 'other', 'refused'].includes(err.kind)) throw err;
+    file.restart();
+    await fetch();
+  }
+}
+
+/** Tells how far a blob has come. */
+class Reporter implements Disposable {
+  source = '';
+  retries = 0;
+  readonly #file: PartialFile;
+  readonly #report: (progress: BlobReport) => void;
+  readonly #timer: NodeJS.Timeout;
+  #told = '';
+
+  constructor(file: PartialFile, report: (progress: BlobReport) => void) {
+    this.#file = file;
+    this.#report = report;
+    this.#timer = setInterval(() => this.#tell(), REPORT_MS);
+    this.#tell();
+  }
+
+  #tell(): void {
+    const progress = { receivedBytes: this.#file.bytes, fetchedBytes: this.#file.written, source: this.source, retries: this.retries };
+    const text = JSON.stringify(progress);
+    if (text === this.#told) return;
+    this.#told = text;
+    this.#report(progress);
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+    this.#tell();
   }
 }
 
@@ -64,4 +94,4 @@ async function inTurn<T>(targets: readonly Target[], work: (target: Target, inde
   throw new JobError('other', 'there is no place to fetch from');
 }
 
-serveJobs((job: FetchJob, signal) => (job.op === 'manifest' ? fetchManifest(job, signal) : fetchBlob(job, signal)));
+serveJobs((job: FetchJob, signal, report) => (job.op === 'manifest' ? fetchManifest(job, signal) : fetchBlob(job, signal, report)));

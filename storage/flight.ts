@@ -35,6 +35,11 @@ export class Flights<T> {
     }
   }
 
+  /** How many callers wait for the work of this key. */
+  wanted(key: string): number {
+    return this.#flights.get(key)?.wanted ?? 0;
+  }
+
   /** Ends all work and waits until it has ended. */
   async abortAll(reason: unknown): Promise<void> {
     const flights = [...this.#flights.values()];

@@ -16,12 +16,16 @@ export interface ImageSource {
   readonly configText: string;
   /** The blobs of its layers, lowest first. */
   readonly layers: readonly LayerSource[];
+  /** Called when all of them are in the store. */
+  readonly onLayers?: () => void;
   readonly names: ImageNames;
 }
 
 export interface LayerSource {
   readonly sizeBytes: number;
   readonly withBlob: LayerPlan['withBlob'];
+  /** Called when it is in the store. */
+  readonly onDone?: () => void;
 }
 
 export interface InstallDeps {
@@ -51,6 +55,7 @@ export async function installImage({ root, log, layers, images, locks }: Install
   const chain = chainIds(diffIds);
   using _held = layers.hold(chain);
   await ensureLayers(layers, diffIds, source.layers, signal);
+  source.onLayers?.();
   await using _turn = await locks.acquire(id, signal);
   if (images.get(id) === undefined) {
     await writeFileAtomic(images.configPath(id), source.configText);
@@ -72,7 +77,7 @@ async function ensureLayers(layers: LayerStore, diffIds: readonly Digest[], sour
     const diffId = diffIds[index];
     if (chainId === undefined || diffId === undefined) break;
     const plan: LayerPlan = { chainId, diffId, below: chain.slice(0, index), belowReady: works[index - 1] ?? Promise.resolve(), withBlob: source.withBlob };
-    const work = layers.ensure(plan, either).catch((err: unknown) => {
+    const work = layers.ensure(plan, either).then(source.onDone, (err: unknown) => {
       failed.abort(err);
       throw err;
     });

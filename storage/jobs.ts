@@ -32,9 +32,21 @@ export interface BlobJob {
   readonly targets: readonly Target[];
   readonly digest: Digest;
   readonly sizeBytes: number;
-  /** Created here; must not exist. Whole and verified when the job is done, gone when it failed. */
+  /** What is there is taken for the beginning of the blob. Whole and verified when the job is done; kept when it failed. */
   readonly path: string;
   readonly idleMs: number;
+}
+
+/** How far a blob has come: told several times a second while that changes. */
+export interface BlobReport {
+  /** In the file, with what an earlier try had left. */
+  readonly receivedBytes: number;
+  /** What came over the network in this job. */
+  readonly fetchedBytes: number;
+  /** `host[:port]` that is asked, or was asked last. */
+  readonly source: string;
+  /** Requests that were sent again, to the same place or to the next. */
+  readonly retries: number;
 }
 
 export interface UnpackJob {
@@ -106,5 +118,6 @@ export class JobError extends Error {
 
 export type ToChild = { readonly id: number; readonly job: unknown } | { readonly cancel: number };
 export type FromChild =
+  | { readonly id: number; readonly report: unknown }
   | { readonly id: number; readonly ok: true; readonly result: unknown }
   | { readonly id: number; readonly ok: false; readonly kind: FailureKind; readonly message: string };

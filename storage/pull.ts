@@ -1,15 +1,16 @@
 import { createHash } from 'node:crypto';
-import { readFile, rm } from 'node:fs/promises';
 import { CriError, describeError, isErrno } from '#base/errors.ts';
-import { Semaphore } from '#base/lock.ts';
 import { callCredentials, loadAuthFile, type RegistryAuth } from './auth.ts';
+import { Blobs } from './blobs.ts';
 import type { ChildPool } from './child-pool.ts';
-import { type Digest, hexOf } from './digest.ts';
+import type { Digest } from './digest.ts';
+import type { Downloads } from './downloads.ts';
 import { Flights } from './flight.ts';
 import type { Image } from './image.ts';
 import { type ImageSource, type InstallDeps, installImage, type LayerSource } from './install.ts';
-import { type BlobJob, JobError, type ManifestJob, type ManifestResult, type Target } from './jobs.ts';
+import { type FailureKind, JobError, type ManifestJob, type ManifestResult, type Target } from './jobs.ts';
 import { type Descriptor, hostPlatform, type ImageManifest, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, parseManifest } from './manifest.ts';
+import { describeProgress, type PullProgress, PullTracker } from './progress.ts';
 import { formatReference, type ImageReference, parseReference, repositoryName, taggedName } from './reference.ts';
 import type { RegistriesConf } from './registries-conf.ts';
 import type { Staging } from './staging.ts';
@@ -21,27 +22,65 @@ const MAX_INDEX_DEPTH = 3;
 
 export interface PullDeps extends InstallDeps {
   readonly staging: Staging;
+  readonly downloads: Downloads;
   readonly fetchers: ChildPool;
   readonly globalAuthFile: string;
   readonly progressTimeoutMs: number;
   readonly maxParallelDownloads: number;
   /** Reads registries.conf as it is now. */
   registries(): Promise<RegistriesConf>;
-  layerPulled(bytes: number): void;
-  pulled(outcome: 'success' | 'failure', seconds: number): void;
+  readonly observe: PullObserver;
 }
 
-/** Pulls images. Equal pulls, in reference and credentials, are one piece of work; equal blobs are fetched once. */
+/** Told of pulls as they go. */
+export interface PullObserver {
+  /** Bytes that came over the network. */
+  received(bytes: number): void;
+  /** A pull has ended, for all who waited for it. */
+  pulled(outcome: PullOutcome, seconds: number): void;
+}
+
+/** How a pull ended: well, because nobody wanted it any more, or by a failure of this kind. */
+export type PullOutcome = 'success' | Exclude<FailureKind, 'needsLower'>;
+
+/** What is asked for. Calls that are equal in all of it are one pull. */
+export interface PullRequest {
+  /** As the caller spelled it. */
+  readonly reference: string;
+  readonly auth: RegistryAuth | undefined;
+  /** The runtime handler that the image is for; empty for the default. */
+  readonly handler: string;
+}
+
+/** Pulls images. Equal pulls are one piece of work; equal blobs are fetched once, whoever wants them. */
 export class Puller implements AsyncDisposable {
   readonly #deps: PullDeps;
-  readonly #downloads: Semaphore;
   readonly #pulls = new Flights<Image>();
-  readonly #blobs = new Flights<string>();
-  readonly #blobUsers = new Map<Digest, { count: number; path: string | undefined }>();
+  readonly #blobs: Blobs;
+  readonly #trackers = new Map<string, PullTracker>();
 
   constructor(deps: PullDeps) {
     this.#deps = deps;
-    this.#downloads = new Semaphore(deps.maxParallelDownloads);
+    this.#blobs = new Blobs(deps, (digest, bytes) => {
+      deps.observe.received(bytes);
+      for (const tracker of this.#trackers.values()) tracker.received(digest, bytes);
+    });
+  }
+
+  /** The pulls in flight, the oldest first. */
+  progress(): PullProgress[] {
+    return [...this.#trackers].map(([key, tracker]) => tracker.view(this.#pulls.wanted(key)));
+  }
+
+  /** That of one pull; `undefined` when it is not in flight. */
+  progressOf(request: PullRequest): PullProgress | undefined {
+    try {
+      const key = keyOf(request);
+      return this.#trackers.get(key)?.view(this.#pulls.wanted(key));
+    } catch (err) {
+      if (err instanceof CriError) return undefined; // no reference at all
+      throw err;
+    }
   }
 
   /**
@@ -49,37 +88,40 @@ export class Puller implements AsyncDisposable {
    * @throws {CriError} `invalidArgument` for a bad reference or an image that cannot run here, `notFound`, `resourceExhausted`
    * for a full disk, and `unknown` with `RegistryUnavailable: ` in front, which the kubelet knows.
    */
-  pull(text: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Image> {
-    const reference = parseReference(text);
-    const key = createHash('sha256')
-      .update(JSON.stringify([formatReference(reference), reference.qualified, auth ?? null]))
-      .digest('hex');
-    return this.#pulls.join(key, (shared) => this.#measured(reference, auth, shared), { signal, graceMs: GRACE_MS });
+  pull(request: PullRequest, signal: AbortSignal): Promise<Image> {
+    const key = keyOf(request);
+    return this.#pulls.join(key, (shared) => this.#tracked(key, request, shared), { signal, graceMs: GRACE_MS });
   }
 
-  async #measured(reference: ImageReference, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Image> {
+  async #tracked(key: string, { reference, auth }: PullRequest, signal: AbortSignal): Promise<Image> {
     const started = performance.now();
-    const seconds = (): number => (performance.now() - started) / 1_000;
+    const tracker = new PullTracker(reference, (digest) => this.#blobs.progress(digest));
+    this.#trackers.set(key, tracker);
+    const ended = (outcome: PullOutcome): void => this.#deps.observe.pulled(outcome, (performance.now() - started) / 1_000);
     try {
-      const image = await this.#anyCandidate(reference, auth, signal);
-      this.#deps.pulled('success', seconds());
+      const image = await this.#anyCandidate(parseReference(reference), auth, tracker, signal);
+      ended('success');
       return image;
     } catch (err) {
-      this.#deps.pulled('failure', seconds());
+      ended(signal.aborted ? 'cancelled' : kindOf(err));
       throw err;
+    } finally {
+      if (this.#trackers.get(key) === tracker) this.#trackers.delete(key);
     }
   }
 
-  async #anyCandidate(reference: ImageReference, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Image> {
+  async #anyCandidate(reference: ImageReference, auth: RegistryAuth | undefined, tracker: PullTracker, signal: AbortSignal): Promise<Image> {
     const conf = await this.#deps.registries();
     const candidates = conf.resolve(reference);
     const failures: CriError[] = [];
     for (const candidate of candidates) {
       try {
-        return await this.#one(candidate, conf, auth, signal);
+        return await this.#one(candidate, conf, auth, tracker, signal);
       } catch (err) {
         signal.throwIfAborted();
-        const failure = toCriError(err, `pull ${formatReference(candidate)}`, this.#deps.root);
+        const failure = withProgress(toCriError(err, `pull ${formatReference(candidate)}`, this.#deps.root), tracker.view(0));
+        // Only after all layers have let go of theirs.
+        if (failure.kind === 'resourceExhausted') await this.#deps.downloads.purge();
         if (candidates.length === 1) throw failure;
         failures.push(failure);
       }
@@ -88,15 +130,19 @@ export class Puller implements AsyncDisposable {
     throw new CriError(kind, failures.map(({ message }) => message).join('; '));
   }
 
-  async #one(reference: ImageReference, conf: RegistriesConf, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Image> {
+  async #one(reference: ImageReference, conf: RegistriesConf, auth: RegistryAuth | undefined, tracker: PullTracker, signal: AbortSignal): Promise<Image> {
     const name = formatReference(reference);
     const targets = await this.#targets(reference, conf, auth);
     const { manifest, top, from } = await this.#manifest(targets, reference, name, signal);
     const configText = await this.#config(from, manifest.config, name, signal);
+    tracker.begin(manifest.layers, from[0]?.host ?? '');
     const source: ImageSource = {
       name,
       configText,
-      layers: manifest.layers.map((layer) => this.#layer(from, layer)),
+      layers: manifest.layers.map((layer, index) => this.#layer(from, layer, () => tracker.layerDone(index))),
+      onLayers: () => {
+        tracker.stage = 'commit';
+      },
       names: { tag: taggedName(reference), digest: `${repositoryName(reference)}@${top}` },
     };
     return installImage(this.#deps, source, signal);
@@ -142,68 +188,45 @@ export class Puller implements AsyncDisposable {
   async #config(targets: readonly Target[], config: Descriptor, name: string, signal: AbortSignal): Promise<string> {
     if (config.sizeBytes > MAX_CONFIG_BYTES)
       throw new CriError('invalidArgument', `image ${name} has a config of ${config.sizeBytes} bytes, more than ${MAX_CONFIG_BYTES}`);
-    return this.#withBlob(
-      config.digest,
-      (path, shared) => this.#fetchBlob(targets, config, path, shared),
-      (path) => readFile(path, 'utf8'),
-      signal,
-    );
+    return this.#blobs.text(targets, config, signal);
   }
 
-  #layer(targets: readonly Target[], layer: Descriptor): LayerSource {
-    const fetch = async (path: string, shared: AbortSignal): Promise<void> => {
-      await this.#downloads.run(() => this.#fetchBlob(targets, layer, path, shared), shared);
-      this.#deps.layerPulled(layer.sizeBytes);
-    };
+  #layer(targets: readonly Target[], layer: Descriptor, onDone: () => void): LayerSource {
     return {
       sizeBytes: layer.sizeBytes,
-      withBlob: (use, signal) => this.#withBlob(layer.digest, fetch, (path) => use({ path, unverified: undefined }), signal),
+      withBlob: (use, signal) => this.#blobs.withLayer(targets, layer, (path) => use({ path, unverified: undefined }), signal),
+      onDone,
     };
-  }
-
-  #fetchBlob(targets: readonly Target[], { digest, sizeBytes }: Descriptor, path: string, signal: AbortSignal): Promise<void> {
-    return this.#deps.fetchers.run({ op: 'blob', targets, digest, sizeBytes, path, idleMs: this.#deps.progressTimeoutMs } satisfies BlobJob, signal);
-  }
-
-  /** Runs `use` with a blob's file, which is fetched for the first who wants it and deleted after the last. */
-  async #withBlob<T>(
-    digest: Digest,
-    fetch: (path: string, signal: AbortSignal) => Promise<void>,
-    use: (path: string) => Promise<T>,
-    signal: AbortSignal,
-  ): Promise<T> {
-    const users = this.#blobUsers.get(digest) ?? { count: 0, path: undefined };
-    users.count += 1;
-    this.#blobUsers.set(digest, users);
-    const fetchOnce = async (shared: AbortSignal): Promise<string> => {
-      if (users.path !== undefined) return users.path;
-      const path = this.#deps.staging.newPath(`blob-${hexOf(digest).slice(0, 12)}`);
-      try {
-        await fetch(path, shared);
-      } catch (err) {
-        await rm(path, { force: true });
-        throw err;
-      }
-      if (users.count === 0) await rm(path, { force: true }); // done just as the last one left
-      users.path = path;
-      return path;
-    };
-    try {
-      return await use(await this.#blobs.join(digest, fetchOnce, { signal, retryOwn: true }));
-    } finally {
-      users.count -= 1;
-      if (users.count === 0) {
-        this.#blobUsers.delete(digest);
-        if (users.path !== undefined) await rm(users.path, { force: true });
-      }
-    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     const reason = new DOMException('storage is closing', 'AbortError');
     await this.#pulls.abortAll(reason);
-    await this.#blobs.abortAll(reason);
+    await this.#blobs[Symbol.asyncDispose]();
   }
+}
+
+/** Digested, since it holds credentials. The platform is always this machine's. */
+function keyOf({ reference, auth, handler }: PullRequest): string {
+  const { qualified } = parseReference(reference);
+  const name = formatReference(parseReference(reference));
+  return createHash('sha256')
+    .update(JSON.stringify([name, qualified, handler, auth ?? null]))
+    .digest('hex');
+}
+
+/** Says how far a pull had come whose layers were on their way. */
+function withProgress(err: CriError, progress: PullProgress): CriError {
+  if (progress.stage !== 'layers' || progress.totalBytes === 0) return err;
+  return new CriError(err.kind, `${err.message} (${describeProgress(progress)})`, { cause: err.cause });
+}
+
+function kindOf(err: unknown): PullOutcome {
+  const cause = err instanceof CriError ? (err.cause ?? err) : err;
+  if (cause instanceof JobError) return cause.kind === 'needsLower' ? 'other' : cause.kind;
+  if (!(cause instanceof CriError)) return isErrno(cause, 'ENOSPC', 'EDQUOT') ? 'noSpace' : 'other';
+  if (cause.kind === 'notFound') return 'notFound';
+  return cause.kind === 'invalidArgument' ? 'refused' : 'other';
 }
 
 /** A failure as the caller is told. The children's messages hold no credential. */

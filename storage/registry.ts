@@ -1,4 +1,3 @@
-import { createHash, type Hash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { isErrno } from '#base/errors.ts';
 import { type Digest, digestOf, isDigest } from './digest.ts';
@@ -16,6 +15,18 @@ export interface FetchOptions {
   /** Without a byte for so long a request fails. */
   readonly idleMs: number;
   readonly signal: AbortSignal;
+  /** Told of each request that is sent again. */
+  readonly onRetry?: () => void;
+}
+
+/** Where a blob's bytes go; see `PartialFile`. */
+export interface BlobSink {
+  /** Bytes it has, from the first on: the rest is asked for. */
+  readonly bytes: number;
+  write(chunk: Buffer): void;
+  /** What follows are the bytes from the first on. */
+  restart(): void;
+  digest(): Digest;
 }
 
 /** The pull side of the OCI distribution spec, one registry endpoint at a time. Lives in the fetch child only. */
@@ -56,37 +67,28 @@ export class RegistryClient {
       if (sizeBytes !== undefined && bytes.length !== sizeBytes)
         throw new JobError('corrupt', `manifest ${reference} has ${bytes.length} bytes, not ${sizeBytes}`);
       return { text: bytes.toString(), contentType: response.headers['content-type'] ?? '', digest };
-    }, options.signal);
+    }, options);
   }
 
   /**
-   * Fetches a blob and hands its bytes to `write` in order. A broken connection goes on where it stopped, if the
-   * registry can; `restart` says that the bytes begin anew. Ends well only when size and digest are those asked for.
+   * Fetches what `sink` lacks of a blob. A broken connection goes on where it stopped, if the registry can. Ends well only
+   * when size and digest are those asked for.
    */
-  async blob(
-    target: Target,
-    blob: { digest: Digest; sizeBytes: number },
-    sink: { write(chunk: Buffer): void; restart(): void },
-    options: FetchOptions,
-  ): Promise<void> {
-    let hash: Hash = createHash('sha256');
-    let received = 0;
+  async blob(target: Target, blob: { digest: Digest; sizeBytes: number }, sink: BlobSink, options: FetchOptions): Promise<void> {
     let atLastAttempt = 0;
     const attempt = async (): Promise<void> => {
-      atLastAttempt = received;
-      const response = await this.#get(target, `blobs/${blob.digest}`, received === 0 ? {} : { range: `bytes=${received}-` }, options);
-      if (response.statusCode !== 206 && received > 0) {
-        hash = createHash('sha256');
-        received = atLastAttempt = 0;
+      const from = sink.bytes;
+      atLastAttempt = from;
+      const response = await this.#get(target, `blobs/${blob.digest}`, from === 0 ? {} : { range: `bytes=${from}-` }, options);
+      if (from > 0 && !continues(response, from)) {
         sink.restart();
+        atLastAttempt = 0;
       }
       const read = (): Promise<void> =>
         new Promise((resolve, reject) => {
           response.on('data', (chunk: Buffer) => {
-            received += chunk.length;
             try {
-              if (received > blob.sizeBytes) throw new JobError('corrupt', `blob ${blob.digest} is longer than its ${blob.sizeBytes} bytes`);
-              hash.update(chunk);
+              if (sink.bytes + chunk.length > blob.sizeBytes) throw new JobError('corrupt', `blob ${blob.digest} is longer than its ${blob.sizeBytes} bytes`);
               sink.write(chunk);
             } catch (err) {
               reject(err); // before destroy, whose own error would come first
@@ -98,10 +100,10 @@ export class RegistryClient {
           response.on('close', () => reject(new PassingError('connection closed early')));
         });
       await bodyOf(response, read, options.signal);
-      if (received < blob.sizeBytes) throw new PassingError(`blob ${blob.digest} ended after ${received} of ${blob.sizeBytes} bytes`);
+      if (sink.bytes < blob.sizeBytes) throw new PassingError(`blob ${blob.digest} ended after ${sink.bytes} of ${blob.sizeBytes} bytes`);
     };
-    await withRetries(attempt, options.signal, () => received > atLastAttempt);
-    const digest = `sha256:${hash.digest('hex')}`;
+    if (sink.bytes < blob.sizeBytes || blob.sizeBytes === 0) await withRetries(attempt, { ...options, hasMoved: () => sink.bytes > atLastAttempt });
+    const digest = sink.digest();
     if (digest !== blob.digest) throw new JobError('corrupt', `blob ${blob.digest} came with digest ${digest}`);
   }
 
@@ -182,6 +184,15 @@ export class RegistryClient {
 interface Answer {
   readonly response: IncomingMessage;
   readonly elsewhere: string | undefined;
+}
+
+/** Whether a response has the bytes from `from` on; 200 means all of them. Source: RFC 9110, 15.3.7. */
+function continues(response: IncomingMessage, from: number): boolean {
+  if (response.statusCode !== 206) return false;
+  const said = /^bytes (\d+)-/.exec(response.headers['content-range'] ?? '')?.[1];
+  if (said === undefined || Number(said) === from) return true;
+  response.destroy();
+  throw new JobError('corrupt', `registry sent the bytes from ${said} on, not from ${from}`);
 }
 
 /** Reads a body; a connection that breaks meanwhile may be tried again, a stall or a refusal not. */

@@ -17,8 +17,16 @@ export class PassingError extends JobError {
   }
 }
 
-/** Runs `work` again, up to three times with growing delays, while it fails with what may pass. `hasMoved` says that an attempt got somewhere: the count starts anew. */
-export async function withRetries<T>(work: () => Promise<T>, signal: AbortSignal, hasMoved: () => boolean = () => false): Promise<T> {
+export interface RetryOptions {
+  readonly signal: AbortSignal;
+  /** Says that an attempt got somewhere: the count starts anew. */
+  readonly hasMoved?: () => boolean;
+  /** Told before each further attempt. */
+  readonly onRetry?: (() => void) | undefined;
+}
+
+/** Runs `work` again, up to three times with growing delays, while it fails with what may pass. */
+export async function withRetries<T>(work: () => Promise<T>, { signal, hasMoved = () => false, onRetry }: RetryOptions): Promise<T> {
   for (let attempt = 0; ; attempt += 1) {
     try {
       return await work();
@@ -28,6 +36,7 @@ export async function withRetries<T>(work: () => Promise<T>, signal: AbortSignal
       const passing = err instanceof PassingError || (err instanceof JobError && isErrno(err.cause, 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'EAI_AGAIN'));
       const asked = err instanceof PassingError ? err.afterMs : undefined;
       if (!passing || attempt >= RETRIES || (asked ?? 0) > LONGEST_DELAY_MS) throw err;
+      onRetry?.();
       await sleep(asked ?? FIRST_DELAY_MS * 2 ** attempt * (0.75 + Math.random() / 2), signal);
     }
   }

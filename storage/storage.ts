@@ -9,12 +9,14 @@ import type { RegistryAuth } from './auth.ts';
 import { CERTIFICATE_DIRECTORIES } from './certs.ts';
 import { ChildPool } from './child-pool.ts';
 import type { ImageId } from './digest.ts';
+import { Downloads } from './downloads.ts';
 import type { Image } from './image.ts';
 import { ImageStore } from './image-store.ts';
 import { type InstallDeps, installImage } from './install.ts';
 import { LayerStore } from './layer-store.ts';
 import { createWritable, measureTree, mountReadOnly, mountWritable, unmount, writableDirs } from './overlay.ts';
-import { Puller, toCriError } from './pull.ts';
+import type { PullProgress } from './progress.ts';
+import { Puller, type PullObserver, type PullRequest, toCriError } from './pull.ts';
 import { type ImageReference, parseReference, repositoryName } from './reference.ts';
 import { RegistriesConf } from './registries-conf.ts';
 import { loadRegistriesConf } from './registries-file.ts';
@@ -26,7 +28,10 @@ export type { ChainId, Digest, ImageId } from './digest.ts';
 export type { CheckFinding, CheckOptions, CheckSummary } from './finding.ts';
 export type { Image, ImageConfig } from './image.ts';
 export { matchesPin } from './pin.ts';
+export type { LayerProgress, PullProgress } from './progress.ts';
+export { describeProgress } from './progress.ts';
 export { proxyVariables } from './proxy.ts';
+export type { PullObserver, PullOutcome } from './pull.ts';
 
 export interface StorageOptions {
   /** Everything lies below it, on one file system. */
@@ -51,13 +56,19 @@ export interface StorageOptions {
    * user whose record is written before the image is mounted never loses it.
    */
   usedBy?(image: ImageId): string | undefined;
-  readonly observe?: { layerPulled(bytes: number): void; pulled(outcome: 'success' | 'failure', seconds: number): void };
+  readonly observe?: PullObserver;
 }
 
 /** What a directory or the whole store takes on disk. */
 export interface Usage {
   readonly usedBytes: number;
   readonly inodesUsed: number;
+}
+
+export interface PullOptions {
+  readonly auth?: RegistryAuth;
+  /** The runtime handler that the image is for; empty for the default. */
+  readonly handler?: string;
 }
 
 /** One for each core of a small node. */
@@ -81,25 +92,27 @@ export class Storage implements AsyncDisposable {
   readonly #options: StorageOptions;
   readonly #deps: StorageDeps;
   readonly #fetchers: ChildPool;
+  readonly #downloads: Downloads;
   readonly #trash: Trash;
   readonly #puller: Puller;
   #registries = RegistriesConf.empty();
   #sweeping: NodeJS.Timeout | undefined;
 
-  private constructor(options: StorageOptions, parts: { deps: StorageDeps; fetchers: ChildPool; trash: Trash }) {
+  private constructor(options: StorageOptions, parts: { deps: StorageDeps; fetchers: ChildPool; downloads: Downloads; trash: Trash }) {
     this.#options = options;
     this.#deps = parts.deps;
     this.#fetchers = parts.fetchers;
+    this.#downloads = parts.downloads;
     this.#trash = parts.trash;
     this.#puller = new Puller({
       ...parts.deps,
       fetchers: parts.fetchers,
+      downloads: parts.downloads,
       maxParallelDownloads: options.maxParallelDownloads,
       globalAuthFile: options.globalAuthFile,
       progressTimeoutMs: options.pullProgressTimeoutMs,
       registries: () => this.#readRegistries(),
-      layerPulled: (bytes) => options.observe?.layerPulled(bytes),
-      pulled: (outcome, seconds) => options.observe?.pulled(outcome, seconds),
+      observe: options.observe ?? { received: () => {}, pulled: () => {} },
     });
   }
 
@@ -112,6 +125,7 @@ export class Storage implements AsyncDisposable {
     await mkdir(root, { recursive: true, mode: 0o700 });
     const trash = await Trash.open(join(root, 'trash'), log);
     const staging = await Staging.open(join(root, 'staging'), trash);
+    const downloads = await Downloads.open(join(root, 'downloads'), { staging, log });
     const unpackers = new ChildPool({ entry: 'unpack-child', processes: UNPACKERS, jobsEach: 1, cancelBy: 'kill', idleMs: CHILD_IDLE_MS });
     const authorities = CERTIFICATE_FILES.find((path) => existsSync(path));
     const env = {
@@ -131,19 +145,32 @@ export class Storage implements AsyncDisposable {
     const images = await ImageStore.open(root, { pins: options.pinnedImages, hasLayer: (chainId) => layers.has(chainId), log });
     await layers.sweep(() => images.usedLayers());
     const deps = { root, log, layers, images, staging, unpackers, locks: new Locks() };
-    const storage = new Storage(options, { deps, fetchers, trash });
+    const storage = new Storage(options, { deps, fetchers, downloads, trash });
     await storage.#readRegistries().catch((err: unknown) => log.warn({ err, path: options.registriesConf }, 'Could not read registries.conf'));
     return storage;
   }
 
-  /** Brings an image here by its name; see `Puller.pull` for the failures. Equal pulls under way are joined. */
-  async pull(reference: string, { auth, signal }: { auth?: RegistryAuth; signal: AbortSignal }): Promise<Image> {
+  /**
+   * Brings an image here by its name; see `Puller.pull` for the failures. Equal pulls under way are joined: those of one
+   * reference with the same credentials for the same runtime handler.
+   */
+  async pull(reference: string, { signal, ...options }: PullOptions & { readonly signal: AbortSignal }): Promise<Image> {
     try {
-      return await this.#puller.pull(reference, auth, signal);
+      return await this.#puller.pull(pullRequest(reference, options), signal);
     } catch (err) {
       this.#sweepLater();
       throw err;
     }
+  }
+
+  /** The pulls in flight, the oldest first. */
+  pulls(): PullProgress[] {
+    return this.#puller.progress();
+  }
+
+  /** How far one pull has come: `undefined` when it is not in flight. */
+  pullProgress(reference: string, options: PullOptions): PullProgress | undefined {
+    return this.#puller.progressOf(pullRequest(reference, options));
   }
 
   /** Brings in the images of a docker archive, an OCI archive or an OCI layout directory. `name` names a single one. */
@@ -254,6 +281,7 @@ export class Storage implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#sweeping);
     await this.#puller[Symbol.asyncDispose]();
+    this.#downloads[Symbol.dispose]();
     await this.#deps.layers[Symbol.asyncDispose]();
     await this.#fetchers[Symbol.asyncDispose]();
     await this.#deps.unpackers[Symbol.asyncDispose]();
@@ -287,4 +315,8 @@ export class Storage implements AsyncDisposable {
       layers.sweep(() => images.usedLayers()).catch((err: unknown) => log.warn({ err }, 'Could not free layers'));
     }, UNUSED_LAYERS_MS).unref();
   }
+}
+
+function pullRequest(reference: string, { auth, handler = '' }: PullOptions): PullRequest {
+  return { reference, auth, handler };
 }

@@ -1,4 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import type { PullOutcome } from '../../storage/storage.ts';
 import { registerProcessMetrics } from './process.ts';
 
 /** The stages of a pod's way up that are timed. */
@@ -23,6 +24,8 @@ export interface MetricSources {
   containers(): Readonly<Record<ContainerStateName, number>>;
   sandboxes(): Readonly<Record<SandboxStateName, number>>;
   images(): number;
+  /** Image pulls under way. */
+  pulls(): number;
   /** Networks whose CNI DEL has failed and is tried again. */
   detachPending(): number;
 }
@@ -37,14 +40,27 @@ export interface Metrics extends Disposable {
   observeRpc(rpc: string, code: string, seconds: number): void;
   observeStage(stage: PodStage, seconds: number): void;
   observeCni(call: { readonly verb: 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS'; readonly plugin: string; readonly ok: boolean }, seconds: number): void;
-  /** One whole pull, shared or not, however it ended; `bytes` is what came over the network. */
-  observePull(outcome: PullOutcome, pull: { readonly seconds: number; readonly bytes: number }): void;
+  /** One whole pull, shared or not, however it ended. */
+  observePull(outcome: PullOutcome, seconds: number): void;
+  /** Bytes that came from a registry just now. */
+  countPullBytes(bytes: number): void;
   countOom(): void;
   /** From then on the gauges are asked of the daemon at every scrape. */
   collectFrom(sources: MetricSources): void;
 }
 
-export type PullOutcome = 'success' | 'failure' | 'cancelled';
+type PullFailure = Exclude<PullOutcome, 'success' | 'cancelled'>;
+
+/** How failures of pulls are labelled. */
+const PULL_FAILURES: Readonly<Record<PullFailure, string>> = {
+  unreachable: 'unreachable',
+  notFound: 'not_found',
+  unauthorised: 'unauthorised',
+  corrupt: 'corrupt',
+  refused: 'refused',
+  noSpace: 'no_space',
+  other: 'other',
+};
 
 const RPC_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
 const STAGE_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60];
@@ -77,7 +93,14 @@ export function createMetrics({ version }: { readonly version: string }): Metric
     registers,
   });
   const pulls = new Counter({ name: 'berth_image_pulls_total', help: 'Image pulls that have ended.', labelNames: ['outcome'], registers });
-  for (const outcome of ['success', 'failure', 'cancelled'] satisfies PullOutcome[]) pulls.inc({ outcome }, 0);
+  for (const outcome of ['success', 'failure', 'cancelled']) pulls.inc({ outcome }, 0);
+  const pullFailures = new Counter({
+    name: 'berth_image_pull_failures_total',
+    help: 'Image pulls that have failed, by reason.',
+    labelNames: ['reason'],
+    registers,
+  });
+  for (const reason of Object.values(PULL_FAILURES)) pullFailures.inc({ reason }, 0);
   const pullDuration = new Histogram({
     name: 'berth_image_pull_duration_seconds',
     help: 'Time of image pulls that have succeeded.',
@@ -97,11 +120,15 @@ export function createMetrics({ version }: { readonly version: string }): Metric
     observeRpc: (name, code, seconds) => rpc.observe({ rpc: name, code }, seconds),
     observeStage: (name, seconds) => stage.observe({ stage: name }, seconds),
     observeCni: ({ verb, plugin, ok }, seconds) => cni.observe({ verb, plugin, result: ok ? 'success' : 'failure' }, seconds),
-    observePull: (outcome, { seconds, bytes }) => {
-      pulls.inc({ outcome });
-      pullBytes.inc(bytes);
+    observePull: (outcome, seconds) => {
       if (outcome === 'success') pullDuration.observe(seconds);
+      if (outcome === 'success' || outcome === 'cancelled') pulls.inc({ outcome });
+      else {
+        pulls.inc({ outcome: 'failure' });
+        pullFailures.inc({ reason: PULL_FAILURES[outcome] });
+      }
     },
+    countPullBytes: (bytes) => pullBytes.inc(bytes),
     countOom: () => ooms.inc(),
     collectFrom: (sources) => registerSources(registry, sources),
     [Symbol.dispose]: () => processMetrics[Symbol.dispose](),
@@ -134,5 +161,6 @@ function registerSources(registry: Registry, sources: MetricSources): void {
   byState('berth_containers', 'Containers by state.', () => sources.containers());
   byState('berth_sandboxes', 'Pod sandboxes by state.', () => sources.sandboxes());
   single('berth_images', 'Images in the store.', () => sources.images());
+  single('berth_image_pulls_in_flight', 'Image pulls under way; equal ones are one.', () => sources.pulls());
   single('berth_cni_detach_pending', 'Networks whose removal has failed and is tried again.', () => sources.detachPending());
 }

@@ -1,6 +1,6 @@
 import { CriError, quote } from '#base/errors.ts';
 import type { Image as CriImage, FilesystemUsage, ImageFilter, ImageSpec, Init } from '../../proto/cri.ts';
-import type { Image } from '../../storage/storage.ts';
+import { describeProgress, type Image } from '../../storage/storage.ts';
 import type { Handler, StreamHandler } from '../call.ts';
 import type { WritableLayerUsage } from '../container/writable-usage.ts';
 import type { Parts } from '../parts.ts';
@@ -39,9 +39,8 @@ export const pullImage =
   ({ storage, log }: Pick<Parts, 'storage' | 'log'>): Handler<'PullImage'> =>
   async ({ image, auth }, { signal, stage }) => {
     const name = requireName(image);
-    stage.name = `pulling image ${name}`;
-    const pulled = await storage.pull(name, {
-      signal,
+    const options = {
+      handler: image?.runtime_handler ?? '',
       ...(auth === null
         ? {}
         : {
@@ -54,7 +53,13 @@ export const pullImage =
               registryToken: auth.registry_token,
             },
           }),
-    });
+    };
+    stage.name = `pulling image ${name}`;
+    stage.progress = () => {
+      const progress = storage.pullProgress(name, options);
+      return progress === undefined ? undefined : describeProgress(progress);
+    };
+    const pulled = await storage.pull(name, { ...options, signal });
     log.info({ image: name, reason: pulled.id }, 'Pulled image');
     return { image_ref: pulled.id };
   };
@@ -64,16 +69,22 @@ export const pullImage =
  * comes when the disk is free again: the kubelet's eviction looks at once.
  */
 export const removeImage =
-  ({ storage, log }: Pick<Parts, 'storage' | 'log'>): Handler<'RemoveImage'> =>
+  (parts: Pick<Parts, 'storage' | 'log'>): Handler<'RemoveImage'> =>
   async ({ image }, { signal, stage }) => {
     const name = requireName(image);
-    const found = storage.find(name);
-    if (found === undefined) return {};
     stage.name = `removing image ${name}`;
-    await storage.remove(found.id, { signal });
-    log.info({ image: name, reason: found.id }, 'Removed image');
+    await removeImageNamed(parts, name, signal);
     return {};
   };
+
+/** Removes an image with all its names; gives its id, or `undefined` when it is not there. See `Storage.remove` for the failures. */
+export async function removeImageNamed({ storage, log }: Pick<Parts, 'storage' | 'log'>, name: string, signal: AbortSignal): Promise<string | undefined> {
+  const found = storage.find(name);
+  if (found === undefined) return undefined;
+  await storage.remove(found.id, { signal });
+  log.info({ image: name, reason: found.id }, 'Removed image');
+  return found.id;
+}
 
 /**
  * Who keeps an image from being removed: a container with it as its root or as a volume, whatever its state, since the

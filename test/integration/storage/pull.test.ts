@@ -1,11 +1,11 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, stat, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
 import { mount, umount } from '#base/sys.ts';
-import type { RegistryAuth } from '../../../storage/storage.ts';
+import type { Digest, RegistryAuth } from '../../../storage/storage.ts';
 import { type FakeContent, FakeRegistry, type FakeRegistryOptions, type Fault } from '../../fakes/registry.ts';
 import { contentOf, makeImage } from '../../fixtures/storage/image.ts';
 import { TestStore } from '../../fixtures/storage/store.ts';
@@ -15,7 +15,7 @@ const alice: RegistryAuth = { ...noAuth, username: 'alice', password: 'secret-wo
 const image = makeImage([{ entries: [{ name: 'a', content: randomBytes(400_000) }] }, { entries: [{ name: 'b', content: 'b' }], compression: 'zstd' }], {
   Cmd: ['/a'],
 });
-const big = image.layerDigests[0] as string;
+const big = image.layerDigests[0] as Digest;
 const content = contentOf({ 'app:1': image });
 
 async function serve(options: FakeRegistryOptions = {}, what: FakeContent = content): Promise<{ store: TestStore; registry: FakeRegistry } & AsyncDisposable> {
@@ -185,6 +185,105 @@ describe('a bad registry', () => {
     ]) {
       await expect(failed).rejects.toThrow(reason);
     }
+  });
+});
+
+describe('a pull that is tried again', () => {
+  const whole = (image.blobs.get(big) as Buffer).length;
+  const hex = big.slice('sha256:'.length);
+  const blobRequests = (registry: FakeRegistry) => registry.requests.filter(({ path }) => path.includes(big)).map(({ range }) => range);
+
+  test.each(['by the same daemon', 'by the next one'])('%s asks only for what it lacks', async (who) => {
+    await using at = await serve({ fault: ({ path, count }) => (path.includes(big) && count === 1 ? 'hang' : undefined) });
+    await expect(at.store.storage.pull('example.com/app:1', { signal: at.store.signal })).rejects.toThrow('no progress');
+    expect(await at.store.downloads()).toContain(hex);
+    const { size } = await stat(join(at.store.root, 'downloads', hex));
+    expect(size).toBeGreaterThan(0);
+    expect(size).toBeLessThan(whole);
+    if (who === 'by the next one') await at.store.reopen();
+    await at.store.storage.pull('example.com/app:1', { signal: at.store.signal });
+    expect(blobRequests(at.registry)).toEqual([undefined, `bytes=${size}-`]);
+    expect(at.registry.count(image.layerDigests[1] as string)).toBe(1);
+    expect(await at.store.downloads()).toEqual([]);
+  });
+
+  test('uses a blob that was whole without asking for it', async () => {
+    await using at = await serve();
+    await writeFile(join(at.store.root, 'downloads', hex), image.blobs.get(big) as Buffer);
+    await at.store.storage.pull('example.com/app:1', { signal: at.store.signal });
+    expect(blobRequests(at.registry)).toEqual([]);
+    expect(await at.store.downloads()).toEqual([]);
+  });
+
+  test.each([
+    ['that is wrong', Buffer.alloc(1_000, 'x')],
+    ['that is too long', Buffer.alloc(whole + 1, 'x')],
+    ['of which all is wrong', Buffer.alloc(whole, 'x')],
+  ])('overcomes what is left there %s', async (_what, junk) => {
+    await using at = await serve();
+    await writeFile(join(at.store.root, 'downloads', hex), junk);
+    expect((await at.store.storage.pull('example.com/app:1', { signal: at.store.signal })).id).toBe(image.id);
+    expect(blobRequests(at.registry).at(-1)).toBeUndefined();
+    expect(await at.store.downloads()).toEqual([]);
+  });
+
+  test('goes on at the next mirror with what the first had sent', async () => {
+    await using broken = await FakeRegistry.start(content, { fault: ({ path }) => (path.includes(big) ? 'hang' : undefined) });
+    await using at = await serve();
+    await at.store.redirect('example.com', at.registry.host, [broken.host]);
+    await at.store.storage.pull('example.com/app:1', { signal: at.store.signal });
+    expect(blobRequests(at.registry)).toEqual([expect.stringMatching(/^bytes=\d+-$/)]);
+  });
+
+  test('finds nothing of what was corrupt', async () => {
+    await using at = await serve({ fault: ({ path }) => (path.includes(big) ? 'corrupt' : undefined) });
+    await expect(at.store.storage.pull('example.com/app:1', { signal: at.store.signal })).rejects.toThrow('came with digest');
+    expect(await at.store.downloads()).toEqual([]);
+  });
+});
+
+describe('the progress of a pull', () => {
+  const stuck = { fault: ({ path }: { path: string }): Fault | undefined => (path.includes(big) ? 'hang' : undefined) };
+  const received: number[] = [];
+  const outcomes: string[] = [];
+  const observe = { received: (bytes: number) => void received.push(bytes), pulled: (outcome: string) => void outcomes.push(outcome) };
+
+  test('is told layer by layer, with who waits and where from', async () => {
+    await using registry = await FakeRegistry.start(content, stuck);
+    await using store = await TestStore.open({ observe });
+    await store.redirect('example.com', registry.host);
+    const leave = new AbortController();
+    const pulls = [1, 2].map(() => store.storage.pull('example.com/app:1', { signal: leave.signal }));
+    for (const pull of pulls) pull.catch(() => {}); // looked at below
+    const layers = await vi.waitFor(
+      () => {
+        const [pull, ...others] = store.storage.pulls();
+        expect(others).toEqual([]);
+        expect(pull).toMatchObject({ image: 'example.com/app:1', stage: 'layers', waiters: 2, layersDone: 0, source: registry.host, retries: 0 });
+        expect(pull?.receivedBytes).toBeGreaterThan(100_000);
+        return pull?.layers;
+      },
+      { timeout: 30_000 },
+    );
+    expect(layers).toMatchObject([
+      { digest: big, state: 'downloading', source: registry.host },
+      { digest: image.layerDigests[1], state: 'unpacking' }, // done, but for what it needs of the one below
+    ]);
+    expect(store.storage.pullProgress('example.com/app:1', {})).toMatchObject({ waiters: 2 });
+    expect(store.storage.pullProgress('example.com/app:1', { handler: 'kata' })).toBeUndefined();
+    expect(store.storage.pullProgress('No/Name', {})).toBeUndefined();
+    leave.abort(new Error('enough'));
+    for (const pull of pulls) await expect(pull).rejects.toThrow('enough');
+    await vi.waitFor(() => expect(store.storage.pulls()).toEqual([]), { timeout: 30_000 });
+    expect(outcomes).toEqual(['cancelled']);
+    expect(received.reduce((sum, bytes) => sum + bytes, 0)).toBeGreaterThan(100_000);
+  });
+
+  test('is in the error of one that stalled', async () => {
+    await using at = await serve(stuck);
+    await expect(at.store.storage.pull('example.com/app:1', { signal: at.store.signal })).rejects.toThrow(
+      new RegExp(`no progress: not a byte .* \\(0 of 2 layers done, 0\\.\\d of 0\\.4 MiB at \\d\\.\\d MiB/s from ${at.registry.host}\\)$`),
+    );
   });
 });
 

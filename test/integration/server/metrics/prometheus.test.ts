@@ -22,13 +22,14 @@ function usedMetrics(): Metrics {
     containers: () => ({ created: 0, running: 2, exited: 1, unknown: 0 }),
     sandboxes: () => ({ ready: 1, notready: 0, unknown: 0 }),
     images: () => 3,
+    pulls: () => 0,
     detachPending: () => 0,
   });
   for (let i = 1; i <= 20; i += 1) metrics.observeRpc('RunPodSandbox', 'OK', i / 100);
   metrics.observeRpc('CreateContainer', 'INVALID_ARGUMENT', 0.001);
   metrics.observeStage('cni_add', 0.02);
   metrics.observeCni({ verb: 'ADD', plugin: 'bridge', ok: true }, 0.02);
-  metrics.observePull('success', { seconds: 2, bytes: 1_000_000 });
+  metrics.observePull('success', 2);
   return metrics;
 }
 

@@ -15,8 +15,10 @@ test('createMetrics() counts what it is told', async () => {
   metrics.observeStage('cni_add', 0.02);
   metrics.observeCni({ verb: 'ADD', plugin: 'bridge', ok: true }, 0.01);
   metrics.observeCni({ verb: 'DEL', plugin: 'bridge', ok: false }, 0.01);
-  metrics.observePull('success', { seconds: 3, bytes: 1000 });
-  metrics.observePull('failure', { seconds: 3, bytes: 24 });
+  metrics.observePull('success', 3);
+  metrics.observePull('notFound', 3);
+  metrics.countPullBytes(1000);
+  metrics.countPullBytes(24);
   metrics.countOom();
   const text = await metrics.registry.metrics();
   for (const line of [
@@ -28,6 +30,8 @@ test('createMetrics() counts what it is told', async () => {
     'berth_image_pulls_total{outcome="success"} 1',
     'berth_image_pulls_total{outcome="failure"} 1',
     'berth_image_pulls_total{outcome="cancelled"} 0',
+    'berth_image_pull_failures_total{reason="not_found"} 1',
+    'berth_image_pull_failures_total{reason="unreachable"} 0',
     'berth_image_pull_bytes_total 1024',
     'berth_image_pull_duration_seconds_sum 3',
     'berth_container_oom_total 1',
@@ -46,13 +50,14 @@ test('createMetrics() shows every stage and outcome before it happens first', as
 test('collectFrom() asks at every scrape, and not in between', async () => {
   using metrics = createMetrics({ version: '1' });
   let asked = 0;
-  metrics.collectFrom({ ...states, images: () => (asked += 1) });
+  metrics.collectFrom({ ...states, pulls: () => 3, images: () => (asked += 1) });
   expect(asked).toBe(0);
   const text = await metrics.registry.metrics();
   expect(text).toContain('berth_containers{state="running"} 2');
   expect(text).toContain('berth_sandboxes{state="notready"} 5');
   expect(text).toContain('berth_cni_detach_pending 7');
   expect(text).toContain('berth_images 1');
+  expect(text).toContain('berth_image_pulls_in_flight 3');
   expect(await metrics.registry.metrics()).toContain('berth_images 2');
 });
 
