@@ -82,6 +82,8 @@ export interface ContainerRecord {
   readonly cgroup: string;
   /** `Cgroups.lostOomKills` when it was started, and what its neighbours have added since: more than that are its own. */
   readonly lostOomKills?: number;
+  /** `Cgroups.ownOoms` of the pod when it was started. */
+  readonly podOoms?: number;
   /** What it held beyond its life was given back. Known in memory alone: giving back twice does no harm. */
   readonly released?: boolean;
 }

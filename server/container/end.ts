@@ -2,6 +2,7 @@ import { dirname } from 'node:path';
 import { readExit } from '../../conmon/conmon.ts';
 import type { Parts } from '../parts.ts';
 import { type ContainerRecord, type ContainerState, move, processesOf } from './container.ts';
+import { countLostOomKills, explainOom, wasKilledForMemory } from './oom.ts';
 import { releaseContainer } from './take-down.ts';
 
 /** What noting an end takes. */
@@ -39,10 +40,12 @@ export async function noteEnd(parts: EndNeeds, id: string, known?: KnownEnd): Pr
   if (record === undefined || record.state.name === 'exited' || record.state.name === 'creating') return;
   const exit = await readExit(parts.paths.exits, id, parts.paths.bundle(id));
   if (exit === undefined && known === undefined) return;
-  const oomKills = await countOomKills(parts, record);
-  const oom = exit !== undefined && exit.exitCode !== 0 && (exit.oomKilled || oomKills > 0);
+  const oomKills = await countLostOomKills(parts, record);
+  const oom = exit !== undefined && exit.exitCode !== 0 && (await wasKilledForMemory(parts, record, exit.oomKilled || oomKills > 0));
   const ended: KnownEnd =
-    exit === undefined ? (known as KnownEnd) : { exitCode: exit.exitCode, reason: reasonOf(exit.exitCode, oom), message: oom ? oomMessage(record) : '' };
+    exit === undefined
+      ? (known as KnownEnd)
+      : { exitCode: exit.exitCode, reason: reasonOf(exit.exitCode, oom), message: oom ? await explainOom(parts, record) : '' };
   const finishedAt = exit === undefined ? parts.now() : String(exit.finishedAt);
   let noted = false;
   await parts.containers.update(
@@ -70,12 +73,6 @@ export async function releaseEnded(parts: EndNeeds, id: string): Promise<void> {
   if (record?.state.name === 'exited') await releaseContainer(parts, record, AbortSignal.any([parts.signal, AbortSignal.timeout(30_000)]));
 }
 
-/** OOM kills of a container that has ended, by what it left in the count of the cgroup above: the monitor may come too late for its own. */
-async function countOomKills({ cgroups }: EndNeeds, { cgroup, lostOomKills }: ContainerRecord): Promise<number> {
-  if (lostOomKills === undefined) return 0;
-  return Math.max(0, ((await cgroups.lostOomKills(cgroup)) ?? 0) - lostOomKills);
-}
-
 /** The neighbours must not take them for their own when they end. */
 async function attributeOomKills({ containers }: EndNeeds, { id, cgroup }: ContainerRecord, oomKills: number): Promise<void> {
   const neighbours = [...containers.values()].filter(
@@ -89,11 +86,4 @@ async function attributeOomKills({ containers }: EndNeeds, { id, cgroup }: Conta
 function reasonOf(exitCode: number, oom: boolean): string {
   if (oom) return 'OOMKilled';
   return exitCode === 0 ? 'Completed' : 'Error';
-}
-
-function oomMessage({ resources }: ContainerRecord): string {
-  const limit = resources?.memory_limit_in_bytes ?? '0';
-  return limit === '0'
-    ? 'out of memory: killed by the kernel; the container has no memory limit of its own'
-    : `out of memory: the memory limit of ${limit} bytes was reached`;
 }

@@ -3,6 +3,7 @@ import { CriError, describeError } from '#base/errors.ts';
 import { type Parts, timed } from '../parts.ts';
 import { move } from './container.ts';
 import { releaseEnded } from './end.ts';
+import { oomCounts } from './oom.ts';
 import { workloadOf } from './take-down.ts';
 import { killWorkload } from './workload.ts';
 
@@ -28,8 +29,8 @@ export async function startContainer(parts: Parts, id: string, caller: AbortSign
   if (runtime === undefined) throw new CriError('failedPrecondition', `container ${id}: runtime handler "${record.handler}" is not configured any more`);
   const signal = AbortSignal.any([parts.signal, AbortSignal.timeout(START_MS)]);
   // Before it starts, since it may be killed at once; what is remembered is written with the state.
-  const lostOomKills = await parts.cgroups.lostOomKills(record.cgroup);
-  if (lostOomKills !== undefined) parts.containers.remember(id, (old) => ({ ...old, lostOomKills }));
+  const before = await oomCounts(parts, record.cgroup);
+  parts.containers.remember(id, (old) => ({ ...old, ...before }));
   const startedAt = parts.now();
   const died = new AbortController();
   try {

@@ -1,7 +1,6 @@
 import { readFile } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
-import { childDirs } from './cgroup-fs.ts';
 import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
 
 /** One line of a pressure file. Source: Documentation/accounting/psi.rst. */
@@ -55,7 +54,7 @@ export async function readStats(hierarchy: CgroupHierarchy, path: string): Promi
 }
 
 /** Under systemd and version 2 crun puts the container, and its limits, one level below the scope. Source: crun(1), run.oci.systemd.subgroup. */
-const CRUN_SUBGROUP = 'container';
+export const CRUN_SUBGROUP = 'container';
 
 /** Source: Documentation/admin-guide/cgroup-v2.rst. */
 async function readStatsV2({ mounts }: CgroupHierarchy, path: string): Promise<CgroupStats | undefined> {
@@ -128,32 +127,6 @@ async function readStatsV1({ mounts }: CgroupHierarchy, path: string): Promise<C
     pids: Number(pids ?? 0),
     psi: undefined,
   };
-}
-
-/**
- * Processes of a cgroup that the OOM killer has killed; `undefined` once it is gone. With version 2 its children's count
- * too. The systemd driver's scope goes with its last process, so ask while it lives or take the monitor's word.
- */
-export async function readOomKills({ version, mounts }: CgroupHierarchy, path: string): Promise<number | undefined> {
-  const text =
-    version === 2
-      ? await read(join(mounts.get('unified') ?? '', path), 'memory.events')
-      : await read(join(mounts.get('memory') ?? '', path), 'memory.oom_control');
-  return text === undefined ? undefined : Number(flatKeyed(text).get('oom_kill') ?? 0);
-}
-
-/**
- * Processes that the OOM killer has killed in cgroups beside `path` that are gone now, `path` itself counted as gone: what
- * the cgroup above has counted (version 2 counts upwards) and no cgroup there accounts for. A scope goes with its last
- * process, often before the monitor can read its count; this count stays. `undefined` with version 1, and where no cgroup is above.
- */
-export async function readLostOomKills(hierarchy: CgroupHierarchy, path: string): Promise<number | undefined> {
-  const above = dirname(path);
-  const total = hierarchy.version === 2 && above !== '/' ? await readOomKills(hierarchy, above) : undefined;
-  if (total === undefined || total === 0) return total;
-  const others = (await childDirs(join(hierarchy.mounts.get('unified') ?? '', above))).map((dir) => join(above, basename(dir)));
-  const counts = await Promise.all(others.map(async (other) => (other === path ? 0 : ((await readOomKills(hierarchy, other)) ?? 0))));
-  return total - counts.reduce((sum, count) => sum + count, 0);
 }
 
 function memoryStats(raw: {

@@ -1,7 +1,9 @@
 import { createCgroup, killAll, moveProcess, procs, removeCgroup } from './cgroup-fs.ts';
 import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
+import { readLimits, setLimits } from './cgroup-limits.ts';
+import { findReachedLimit, type ReachedLimit, readLostOomKills, readOomKills, readOwnOoms } from './cgroup-oom.ts';
 import { createParentCgroups } from './cgroup-parents.ts';
-import { type CgroupStats, readLostOomKills, readOomKills, readStats } from './cgroup-stats.ts';
+import { type CgroupStats, readStats } from './cgroup-stats.ts';
 
 /**
  * The cgroups of this machine, as files. Paths are absolute below every hierarchy, as `containerCgroup` makes them;
@@ -32,12 +34,20 @@ export interface Cgroups {
   kill(path: string, options: { readonly signal: AbortSignal; readonly timeoutMs?: number }): Promise<void>;
   /** Moves a process into an existing cgroup. ESRCH when it is gone. */
   moveProcess(path: string, pid: number): Promise<void>;
+  /** What those of a container's files hold now that are there, by their names, such as `memory.max`. */
+  limits(path: string, files: Iterable<readonly [file: string, unknown]>): Promise<ReadonlyMap<string, string>>;
+  /** Writes a container's files that have a content here; see `setLimits`. */
+  setLimits(path: string, files: ReadonlyMap<string, string | undefined>): Promise<void>;
   /** What a cgroup uses, from its files; `undefined` once it is gone. */
   stats(path: string): Promise<CgroupStats | undefined>;
   /** Processes that the OOM killer has killed in it; `undefined` once it is gone. */
   oomKills(path: string): Promise<number | undefined>;
   /** Those killed in cgroups beside `path` that are gone, itself counted as gone; see `readLostOomKills`. */
   lostOomKills(path: string): Promise<number | undefined>;
+  /** How often its own limit has led to the OOM killer; see `readOwnOoms`. */
+  ownOoms(path: string): Promise<number | undefined>;
+  /** The innermost limit that has made the kernel kill, from `path` upwards; see `findReachedLimit`. */
+  reachedLimit(path: string): Promise<ReachedLimit | undefined>;
 }
 
 export function createCgroups(hierarchy: CgroupHierarchy): Cgroups {
@@ -49,8 +59,12 @@ export function createCgroups(hierarchy: CgroupHierarchy): Cgroups {
     procs: (path) => procs(hierarchy, path),
     kill: (path, { signal, timeoutMs = 10_000 }) => killAll(hierarchy, path, { signal, timeoutMs }),
     moveProcess: (path, pid) => moveProcess(hierarchy, path, pid),
+    limits: (path, files) => readLimits(hierarchy, path, files),
+    setLimits: (path, files) => setLimits(hierarchy, path, files),
     stats: (path) => readStats(hierarchy, path),
     oomKills: (path) => readOomKills(hierarchy, path),
     lostOomKills: (path) => readLostOomKills(hierarchy, path),
+    ownOoms: (path) => readOwnOoms(hierarchy, path),
+    reachedLimit: (path) => findReachedLimit(hierarchy, path),
   };
 }

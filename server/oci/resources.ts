@@ -12,7 +12,12 @@ type ResourceFacts = Pick<HostFacts, 'cgroupV2' | 'hugepageSizes' | 'swap'>;
  * @param field the message's path, such as `config.linux.resources`. Serves CreateContainer and UpdateContainerResources.
  * @throws {CriError} `invalidArgument` naming the field.
  */
-export function validateResources(field: string, resources: LinuxContainerResources | null, host: ResourceFacts): void {
+export function validateResources(
+  field: string,
+  resources: LinuxContainerResources | null,
+  host: ResourceFacts,
+  { minMemoryBytes = MIN_MEMORY_BYTES }: { readonly minMemoryBytes?: number } = {},
+): void {
   if (resources === null) return;
   // Ranges of the kernel: cpu.shares 2…262144 (kernel/sched/sched.h), periods 1 ms…1 s and quotas from 1 ms (kernel/sched/core.c).
   checkInteger(`${field}.cpu_shares`, resources.cpu_shares, 0, 262_144);
@@ -23,9 +28,14 @@ export function validateResources(field: string, resources: LinuxContainerResour
   for (const key of ['cpuset_cpus', 'cpuset_mems'] as const) {
     if (!/^(\d+(-\d+)?(,\d+(-\d+)?)*)?$/.test(resources[key])) throw invalidField(`${field}.${key}`, resources[key], 'is no list of numbers and ranges');
   }
-  validateMemory(field, resources);
+  validateMemory(field, resources, minMemoryBytes);
   validateHugepages(field, resources, host);
   validateUnified(field, resources, host);
+}
+
+/** A pod's sum or overhead, which the kubelet has set in the pod's cgroup itself: any size will do. Throws like `validateResources`. */
+export function validatePodResources(field: string, resources: LinuxContainerResources | null, host: ResourceFacts): void {
+  validateResources(field, resources, host, { minMemoryBytes: 0 });
 }
 
 /** What the request sets, in the runtime's terms; zero and empty mean not set. No devices and no pids in it. */
@@ -36,7 +46,8 @@ export function toOciResources(resources: LinuxContainerResources | null, host: 
   const period = toNumber(resources.cpu_period);
   const cpu = {
     ...(shares === 0 ? {} : { shares: Math.max(shares, 2) }),
-    ...(quota === 0 ? {} : { quota }),
+    // No limit is what a new cgroup has; crun 1.8 cannot write -1 with version 1.
+    ...(quota === 0 || (quota < 0 && !host.cgroupV2) ? {} : { quota }),
     ...(period === 0 ? {} : { period }),
     ...(resources.cpuset_cpus === '' ? {} : { cpus: resources.cpuset_cpus }),
     ...(resources.cpuset_mems === '' ? {} : { mems: resources.cpuset_mems }),
@@ -53,6 +64,98 @@ export function toOciResources(resources: LinuxContainerResources | null, host: 
   };
 }
 
+/** The old limits with the request's over them: 0 and empty ones stay. */
+export function mergeResources(old: LinuxContainerResources | null, request: LinuxContainerResources): LinuxContainerResources {
+  if (old === null) return request;
+  const sizes = new Map([...old.hugepage_limits, ...request.hugepage_limits].map(({ page_size, limit }) => [page_size, limit]));
+  const merged = {
+    cpu_period: over(old.cpu_period, request.cpu_period),
+    cpu_quota: over(old.cpu_quota, request.cpu_quota),
+    cpu_shares: over(old.cpu_shares, request.cpu_shares),
+    memory_limit_in_bytes: over(old.memory_limit_in_bytes, request.memory_limit_in_bytes),
+    oom_score_adj: over(old.oom_score_adj, request.oom_score_adj),
+    cpuset_cpus: request.cpuset_cpus === '' ? old.cpuset_cpus : request.cpuset_cpus,
+    cpuset_mems: request.cpuset_mems === '' ? old.cpuset_mems : request.cpuset_mems,
+    hugepage_limits: [...sizes].map(([page_size, limit]) => ({ page_size, limit })),
+    unified: { ...old.unified, ...request.unified },
+  };
+  return { ...merged, memory_swap_limit_in_bytes: mergedSwap(old, request, merged.memory_limit_in_bytes) };
+}
+
+/** The limit counts memory too, so what may be swapped stays when the memory changes alone. */
+function mergedSwap(old: LinuxContainerResources, request: LinuxContainerResources, limit: string): string {
+  if (toNumber(request.memory_swap_limit_in_bytes) !== 0) return request.memory_swap_limit_in_bytes;
+  const before = toNumber(old.memory_swap_limit_in_bytes);
+  if (before <= 0) return old.memory_swap_limit_in_bytes;
+  return String(toNumber(limit) + before - toNumber(old.memory_limit_in_bytes));
+}
+
+function over(old: string, value: string): string {
+  return toNumber(value) === 0 ? old : value;
+}
+
+/** A change of a container's limits, in all the terms that carrying it out and undoing it take. */
+export interface ChangeOfResources {
+  /** For the OCI runtime's update. */
+  readonly update: OciResources;
+  /** What takes `update` back, as far as a runtime can be told. */
+  readonly undo: OciResources;
+  /** Files of the cgroup and their new content; `undefined` leaves the file to the runtime, but it is part of what to put back. */
+  readonly files: ReadonlyMap<string, string | undefined>;
+}
+
+/** @param merged what `mergeResources` made of `old` and `request`; only what the request sets is changed. */
+export function changeOfResources(
+  old: LinuxContainerResources | null,
+  merged: LinuxContainerResources,
+  request: LinuxContainerResources,
+  host: ResourceFacts,
+): ChangeOfResources {
+  const all = toOciResources(merged, host);
+  const before = toOciResources(old, host);
+  const setsCpu =
+    [request.cpu_shares, request.cpu_quota, request.cpu_period].some((value) => toNumber(value) !== 0) || request.cpuset_cpus + request.cpuset_mems !== '';
+  const setsMemory = toNumber(request.memory_limit_in_bytes) !== 0 || toNumber(request.memory_swap_limit_in_bytes) !== 0;
+  const setsHugepages = request.hugepage_limits.some(({ page_size }) => host.hugepageSizes.includes(page_size));
+  const setsUnified = Object.keys(request.unified).length > 0;
+  const hugepages = setsHugepages ? all.hugepageLimits : undefined;
+  const unified = setsUnified ? request.unified : undefined;
+  const files = new Map<string, string | undefined>();
+  for (const file of setsCpu ? CPU_FILES[host.cgroupV2 ? 2 : 1] : []) files.set(file, undefined);
+  if (toNumber(request.cpu_quota) < 0 && !host.cgroupV2) files.set('cpu.cfs_quota_us', '-1'); // see `toOciResources`
+  for (const file of setsMemory ? MEMORY_FILES[host.cgroupV2 ? 2 : 1] : []) files.set(file, undefined);
+  // runc's update takes no huge pages, and not every runtime's takes unified keys.
+  for (const { pageSize, limit } of hugepages ?? []) files.set(host.cgroupV2 ? `hugetlb.${pageSize}.max` : `hugetlb.${pageSize}.limit_in_bytes`, String(limit));
+  for (const [key, value] of Object.entries(unified ?? {})) files.set(key, value);
+  return {
+    update: {
+      ...(setsCpu && all.cpu !== undefined ? { cpu: all.cpu } : {}),
+      ...(setsMemory && all.memory !== undefined ? { memory: all.memory } : {}),
+      ...(hugepages === undefined ? {} : { hugepageLimits: hugepages }),
+      ...(unified === undefined ? {} : { unified }),
+    },
+    undo: {
+      ...(setsCpu ? { cpu: { shares: DEFAULT_SHARES, quota: -1, period: DEFAULT_PERIOD, ...before.cpu } } : {}),
+      ...(setsMemory ? { memory: before.memory ?? (host.swap ? { limit: -1, swap: -1 } : { limit: -1 }) } : {}),
+    },
+    files,
+  };
+}
+
+/** The kernel's own, for who sets none. Source: sched-design-CFS.rst, sched-bwc.rst. */
+const DEFAULT_SHARES = 1024;
+const DEFAULT_PERIOD = 100_000;
+
+const CPU_FILES = {
+  1: ['cpu.shares', 'cpu.cfs_period_us', 'cpu.cfs_quota_us', 'cpuset.cpus', 'cpuset.mems'],
+  2: ['cpu.weight', 'cpu.max', 'cpuset.cpus', 'cpuset.mems'],
+} as const;
+
+const MEMORY_FILES = {
+  1: ['memory.limit_in_bytes', 'memory.memsw.limit_in_bytes'],
+  2: ['memory.max', 'memory.swap.max'],
+} as const;
+
 function toOciMemory(resources: LinuxContainerResources, host: ResourceFacts): OciResources['memory'] {
   const limit = toNumber(resources.memory_limit_in_bytes);
   if (limit === 0) return undefined;
@@ -62,10 +165,10 @@ function toOciMemory(resources: LinuxContainerResources, host: ResourceFacts): O
   return { limit, swap: swap === 0 ? limit : swap };
 }
 
-function validateMemory(field: string, resources: LinuxContainerResources): void {
+function validateMemory(field: string, resources: LinuxContainerResources, minMemoryBytes: number): void {
   const limit = checkInteger(`${field}.memory_limit_in_bytes`, resources.memory_limit_in_bytes, 0, Number.MAX_SAFE_INTEGER);
-  if (limit > 0 && limit < MIN_MEMORY_BYTES) {
-    throw invalidField(`${field}.memory_limit_in_bytes`, limit, `is below ${MIN_MEMORY_BYTES}, the least a container can be started with`);
+  if (limit > 0 && limit < minMemoryBytes) {
+    throw invalidField(`${field}.memory_limit_in_bytes`, limit, `is below ${minMemoryBytes}, the least a container can be started with`);
   }
   const swap = checkInteger(`${field}.memory_swap_limit_in_bytes`, resources.memory_swap_limit_in_bytes, -1, Number.MAX_SAFE_INTEGER);
   if (swap > 0 && limit === 0) throw invalidField(`${field}.memory_swap_limit_in_bytes`, swap, 'needs a memory limit');

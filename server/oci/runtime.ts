@@ -44,6 +44,8 @@ export interface OciRuntime {
    * stopped or unknown to the runtime; what its first process left behind is for `Cgroups.kill`.
    */
   kill(id: string, signal: number | string, options: VerbOptions & { readonly all?: boolean }): Promise<void>;
+  /** Sets limits of a created or running container; `file` holds the `OciResources` that change. */
+  update(id: string, file: string, options: VerbOptions): Promise<void>;
   /** Removes the container's state and cgroup; `force` kills it first. Success when it is unknown to the runtime. */
   delete(id: string, options: VerbOptions & { readonly force?: boolean }): Promise<void>;
   /** `undefined` when the container is unknown to the runtime. */
@@ -114,6 +116,10 @@ export function createOciRuntime({ handler, path, root, systemdCgroup, timeoutMs
       } catch (err) {
         await unlessGone(err, id, options, (state) => state === undefined || state.status === 'stopped');
       }
+    },
+
+    update: async (id, file, options) => {
+      await verb(['update', '--resources', file, id], id, options);
     },
 
     delete: async (id, { force = false, ...options }) => {

@@ -15,7 +15,7 @@ import type { HostFacts } from './host-facts.ts';
 import { appArmorProfile, validateSelinux } from './lsm.ts';
 import { validateMounts } from './mounts.ts';
 import { validateContainerNamespaces, validateSandboxNamespaces } from './namespaces.ts';
-import { validateResources } from './resources.ts';
+import { validatePodResources, validateResources } from './resources.ts';
 import { seccompChoice } from './seccomp.ts';
 import { validateSysctls } from './sysctl.ts';
 
@@ -53,6 +53,7 @@ export function validateSandboxConfig(config: PodSandboxConfig | null, host: Hos
   const { linux } = config;
   if (linux === null) return;
   checkCgroupParent(linux.cgroup_parent);
+  for (const key of ['overhead', 'resources'] as const) validatePodResources(`config.linux.${key}`, linux[key], host);
   const security = linux.security_context;
   validateSysctls('config.linux.sysctls', linux.sysctls, security?.namespace_options ?? null);
   if (security === null) return;
@@ -185,7 +186,8 @@ function checkCdi(config: ContainerConfig): void {
   if (annotation !== undefined) throw new CriError('unimplemented', `config.annotations[${annotation}]: CDI devices are not supported by this version`);
 }
 
-function checkMapSize(field: string, map: Readonly<Record<string, string>>): void {
+/** Of labels or annotations. @throws {CriError} `invalidArgument` when they are too large to keep. */
+export function checkMapSize(field: string, map: Readonly<Record<string, string>>): void {
   const bytes = Object.entries(map).reduce((sum, [key, value]) => sum + Buffer.byteLength(key) + Buffer.byteLength(value), 0);
   if (bytes > MAX_MAP_BYTES) throw invalidField(field, bytes, `bytes are more than ${MAX_MAP_BYTES}`);
 }

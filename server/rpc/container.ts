@@ -7,9 +7,10 @@ import { reopenLog as reopenContainerLogFile } from '../container/log.ts';
 import { startContainer as begin } from '../container/start.ts';
 import { stopContainer as end } from '../container/stop.ts';
 import { takeDownContainer } from '../container/take-down.ts';
+import { updateContainer } from '../container/update.ts';
 import type { Creations } from '../creation.ts';
 import { fingerprint } from '../fingerprint.ts';
-import { validateContainerConfig } from '../oci/validate.ts';
+import { checkMapSize, validateContainerConfig } from '../oci/validate.ts';
 import type { Parts } from '../parts.ts';
 import { podFiles, podHostname } from '../sandbox/files.ts';
 import type { SandboxRecord } from '../sandbox/sandbox.ts';
@@ -108,6 +109,19 @@ export const containerStatus =
   async ({ container_id, verbose }) => {
     const container = await requireContainer(parts, container_id);
     return { status: statusOf(parts, container), ...(verbose ? { info: await containerInfo(parts, container) } : {}) };
+  };
+
+/** Annotations are for plug-ins of the runtime, of which there are none: no limit that Berth knows comes by them. */
+export const updateContainerResources =
+  (parts: Parts): Handler<'UpdateContainerResources'> =>
+  async ({ container_id, linux, windows, annotations }, { signal, stage }) => {
+    const container = await requireContainer(parts, container_id);
+    if (windows !== null) throw new CriError('invalidArgument', 'windows: this is no Windows host');
+    checkMapSize('annotations', annotations);
+    if (linux === null) return {};
+    stage.name = `updating the resources of container ${container.id}`;
+    await updateContainer(parts, container.id, linux, signal);
+    return {};
   };
 
 /** api.proto, ReopenContainerLog: nothing is created when it fails. */

@@ -1,8 +1,9 @@
 import { CriError, quote } from '#base/errors.ts';
-import { type Init, type PodSandbox, PodSandboxState, type PodSandboxStatus } from '../../proto/cri.ts';
+import { type Init, type LinuxPodSandboxConfig, type PodSandbox, PodSandboxState, type PodSandboxStatus } from '../../proto/cri.ts';
 import type { Handler } from '../call.ts';
 import type { Creations } from '../creation.ts';
 import { fingerprint } from '../fingerprint.ts';
+import { validatePodResources } from '../oci/resources.ts';
 import { validateSandboxConfig } from '../oci/validate.ts';
 import type { Parts } from '../parts.ts';
 import { runSandbox } from '../sandbox/run.ts';
@@ -71,6 +72,32 @@ export const listPodSandbox =
     );
     return { items: newestFirst(items).map(listItem) };
   };
+
+/**
+ * The kubelet has set the pod's own cgroup, which is its and not ours, before it calls (KEP-1287, pod-level resize): what
+ * is left to do is to remember. What is not sent stays.
+ */
+export const updatePodSandboxResources =
+  (parts: Parts): Handler<'UpdatePodSandboxResources'> =>
+  async ({ pod_sandbox_id, overhead, resources }, { stage }) => {
+    const sandbox = await requireSandbox(parts, pod_sandbox_id);
+    validatePodResources('overhead', overhead, parts.host);
+    validatePodResources('resources', resources, parts.host);
+    if (sandbox.state !== 'ready') throw new CriError('failedPrecondition', `pod sandbox ${sandbox.id} is not ready`);
+    stage.name = `updating the resources of pod ${podName(sandbox.config)}`;
+    await parts.sandboxes.update(sandbox.id, (old) => ({ ...old, config: withResources(old.config, { overhead, resources }) }), { lasting: true });
+    return {};
+  };
+
+function withResources(
+  config: SandboxRecord['config'],
+  { overhead, resources }: Pick<LinuxPodSandboxConfig, 'overhead' | 'resources'>,
+): SandboxRecord['config'] {
+  const { linux } = config;
+  const changed = { ...(overhead === null ? {} : { overhead }), ...(resources === null ? {} : { resources }) };
+  const none = { cgroup_parent: '', security_context: null, sysctls: {}, overhead: null, resources: null };
+  return { ...config, linux: { ...(linux ?? none), ...changed } };
+}
 
 function criState({ state }: SandboxRecord): PodSandboxState {
   return state === 'ready' ? PodSandboxState.SANDBOX_READY : PodSandboxState.SANDBOX_NOTREADY;

@@ -1,7 +1,17 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type ContainerConfig, type Init, NamespaceMode, type PodSandboxConfig, Protocol, SecurityProfileProfileType } from '../../proto/cri.ts';
+import {
+  type ContainerConfig,
+  type Init,
+  type LinuxContainerResources,
+  type LinuxContainerSecurityContext,
+  type LinuxSandboxSecurityContext,
+  NamespaceMode,
+  type PodSandboxConfig,
+  Protocol,
+  SecurityProfileProfileType,
+} from '../../proto/cri.ts';
 import type { Daemon } from './daemon.ts';
 import { BUSYBOX } from './images.ts';
 
@@ -28,6 +38,10 @@ export interface PodOptions {
   readonly annotations?: Readonly<Record<string, string>>;
   readonly labels?: Readonly<Record<string, string>>;
   readonly sysctls?: Readonly<Record<string, string>>;
+  /** Merged over what an ordinary pod has. */
+  readonly security?: Init<LinuxSandboxSecurityContext>;
+  /** In place of the pod's own. */
+  readonly cgroupParent?: string;
 }
 
 /** An ordinary pod of namespace "default", or with `hostNetwork` a static one such as kubeadm's; its log directory is made. */
@@ -58,7 +72,7 @@ export function makePod(daemon: Daemon, options: PodOptions = {}): Pod {
       labels: { ...options.labels, 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': namespace, 'io.kubernetes.pod.uid': uid },
       annotations: options.annotations ?? { 'kubernetes.io/config.seen': '2026-01-01T00:00:00.000000000Z', 'kubernetes.io/config.source': 'api' },
       linux: {
-        cgroup_parent: `${daemon.cgroup}/burstable/pod${uid}`,
+        cgroup_parent: options.cgroupParent ?? `${daemon.cgroup}/burstable/pod${uid}`,
         sysctls: options.sysctls ?? {},
         overhead: {},
         resources: { cpu_period: '100000', cpu_shares: '102', memory_limit_in_bytes: String(64 * 1024 ** 2) },
@@ -71,6 +85,7 @@ export function makePod(daemon: Daemon, options: PodOptions = {}): Pod {
           },
           privileged: options.privileged ?? false,
           seccomp: { profile_type: SecurityProfileProfileType.RuntimeDefault },
+          ...options.security,
         },
       },
     },
@@ -83,6 +98,11 @@ export interface ContainerOptions {
   readonly image?: string;
   readonly command?: readonly string[];
   readonly args?: readonly string[];
+  /** In place of what an ordinary container has. */
+  readonly resources?: Init<LinuxContainerResources>;
+  /** Merged over what an ordinary container has. */
+  readonly security?: Init<LinuxContainerSecurityContext>;
+  readonly annotations?: Readonly<Record<string, string>>;
 }
 
 /** The paths that a kubelet hides or makes read-only unless the pod says otherwise. */
@@ -133,10 +153,11 @@ export function makeContainer(
       'io.kubernetes.container.terminationMessagePolicy': 'File',
       'io.kubernetes.container.ports': '[{"containerPort":8080,"protocol":"TCP"}]',
       'io.kubernetes.pod.terminationGracePeriod': '30',
+      ...options.annotations,
     },
     log_path: `${name}/${attempt}.log`,
     linux: {
-      resources: {
+      resources: options.resources ?? {
         cpu_period: '100000',
         cpu_shares: '102',
         memory_limit_in_bytes: String(64 * 1024 ** 2),
@@ -149,6 +170,7 @@ export function makeContainer(
         masked_paths: [...MASKED, '/sys/firmware', '/sys/devices/virtual/powercap'],
         readonly_paths: READ_ONLY,
         seccomp: { profile_type: SecurityProfileProfileType.RuntimeDefault },
+        ...options.security,
       },
     },
   };

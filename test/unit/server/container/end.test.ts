@@ -31,7 +31,7 @@ async function world(lost: number | undefined, ...records: ContainerRecord[]) {
   const parts = {
     containers,
     paths: { exits: join(dir.path, 'exits'), bundle: (id: string) => join(dir.path, id) },
-    cgroups: { lostOomKills: async () => lost },
+    cgroups: { lostOomKills: async () => lost, oomKills: async () => undefined, ownOoms: async () => undefined, reachedLimit: async () => undefined },
     deaths: new Deaths(),
     log: { info: () => {} },
     background: () => {},

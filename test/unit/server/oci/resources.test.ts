@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { LinuxContainerResources } from '../../../../proto/cri.ts';
-import { toOciResources, validateResources } from '../../../../server/oci/resources.ts';
+import { changeOfResources, mergeResources, toOciResources, validateResources } from '../../../../server/oci/resources.ts';
 import { fullHost, resources } from './requests.ts';
 
 const v1 = { ...fullHost, cgroupV2: false };
@@ -87,5 +87,83 @@ describe('toOciResources()', () => {
     ['where swap is not accounted', { memory_swap_limit_in_bytes: String(96 * MiB) }, noSwap, { limit: 64 * MiB }],
   ])('limits memory %s', (_what, change, host, memory) => {
     expect(toOciResources(resources({ memory_limit_in_bytes: String(64 * MiB), ...change }), host).memory).toEqual(memory);
+  });
+});
+
+describe('mergeResources()', () => {
+  const old = resources({
+    cpu_shares: '512',
+    cpu_quota: '50000',
+    memory_limit_in_bytes: '1000',
+    memory_swap_limit_in_bytes: '1500',
+    hugepage_limits: [
+      { page_size: '2MB', limit: '1' },
+      { page_size: '1GB', limit: '2' },
+    ],
+    unified: { 'memory.high': '900', 'memory.oom.group': '1' },
+  });
+
+  test('keeps what the request leaves at 0 or empty', () => {
+    expect(mergeResources(old, resources())).toEqual(old);
+    expect(mergeResources(null, resources({ cpu_shares: '3' }))).toEqual(resources({ cpu_shares: '3' }));
+  });
+
+  test('takes the rest, page sizes and unified keys one by one', () => {
+    const merged = mergeResources(
+      old,
+      resources({
+        cpu_quota: '-1',
+        cpuset_cpus: '1',
+        oom_score_adj: '7',
+        hugepage_limits: [{ page_size: '1GB', limit: '5' }],
+        unified: { 'memory.high': 'max' },
+      }),
+    );
+    expect(merged).toMatchObject({
+      cpu_shares: '512',
+      cpu_quota: '-1',
+      cpuset_cpus: '1',
+      oom_score_adj: '7',
+      unified: { 'memory.high': 'max', 'memory.oom.group': '1' },
+    });
+    expect(merged.hugepage_limits).toEqual([
+      { page_size: '2MB', limit: '1' },
+      { page_size: '1GB', limit: '5' },
+    ]);
+  });
+
+  test.each([
+    ['keeps what may be swapped', '1500', '0', '2500'],
+    ['takes a new limit of both', '1500', '3000', '3000'],
+    ['keeps no limit', '-1', '0', '-1'],
+    ['keeps none set', '0', '0', '0'],
+  ])('%s when memory changes alone', (_what, before, asked, after) => {
+    const merged = mergeResources(
+      { ...old, memory_swap_limit_in_bytes: before },
+      resources({ memory_limit_in_bytes: '2000', memory_swap_limit_in_bytes: asked }),
+    );
+    expect(merged.memory_swap_limit_in_bytes).toBe(after);
+  });
+});
+
+describe('changeOfResources()', () => {
+  const change = (request: Partial<LinuxContainerResources>, old: Partial<LinuxContainerResources> = {}, host = fullHost) =>
+    changeOfResources(resources(old), mergeResources(resources(old), resources(request)), resources(request), host);
+
+  test('says nothing of what is not asked for', () => {
+    expect(change({ oom_score_adj: '5' }, { cpu_shares: '512' })).toEqual({ update: {}, undo: {}, files: new Map() });
+    expect(change({ cpuset_cpus: '1' }, { memory_limit_in_bytes: '1000' }).update).toEqual({ cpu: { cpus: '1' } });
+  });
+
+  test('takes limits of one kind together, and knows the way back', () => {
+    const { update, undo } = change({ cpu_quota: '20000', memory_limit_in_bytes: '2000' }, { cpu_shares: '512', cpu_period: '50000' });
+    expect(update).toEqual({ cpu: { shares: 512, period: 50_000, quota: 20_000 }, memory: { limit: 2000, swap: 2000 } });
+    expect(undo).toEqual({ cpu: { shares: 512, period: 50_000, quota: -1 }, memory: { limit: -1, swap: -1 } });
+  });
+
+  test('writes itself what not every runtime does', () => {
+    const { files } = change({ hugepage_limits: [{ page_size: '2MB', limit: '0' }], unified: { 'memory.high': '5000' } });
+    expect(Object.fromEntries(files)).toEqual({ 'hugetlb.2MB.max': '0', 'memory.high': '5000' });
+    expect(Object.fromEntries(change({ cpu_quota: '-1' }, {}, v1).files)).toMatchObject({ 'cpu.cfs_quota_us': '-1' });
   });
 });
