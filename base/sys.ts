@@ -275,6 +275,19 @@ export async function loopbackUpAsync(netns: string): Promise<void> {
   }
 }
 
+/**
+ * A TCP socket of a network namespace, not connected and not blocking; the caller's to close. Only its making happens in
+ * there: from then on it belongs to that namespace wherever it is used.
+ * @throws {SysError} `EAFNOSUPPORT` where the kernel has no such family; Node's `ENOENT` where the namespace is gone.
+ */
+export function tcpSocketIn(netns: string, family: 4 | 6): number {
+  const AF = { 4: 2, 6: 10 };
+  const SOCK_STREAM = 1;
+  const SOCK_NONBLOCK = 0o4000;
+  const SOCK_CLOEXEC = 0o2000000;
+  return inNamespaces({ net: netns }, () => check(native.socket(AF[family], SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), 'socket', netns));
+}
+
 /** The host name of the UTS namespace the thread is in; see `inNamespaces`. */
 export function sethostname(name: string): void {
   check(native.sethostname(name, Buffer.byteLength(name)), 'sethostname', name);

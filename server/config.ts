@@ -28,6 +28,21 @@ export interface Config {
     readonly listen: string;
     readonly grpcMaxRecvMsgSize: number;
     readonly grpcMaxSendMsgSize: number;
+    /** IP address of the server for exec, attach and port-forward. Default `127.0.0.1`. */
+    readonly streamAddress: string;
+    /** 0 picks a free one, which is the default. */
+    readonly streamPort: number;
+    readonly streamEnableTls: boolean;
+    /** PEM files; empty for none. The first two are there with TLS. */
+    readonly streamTlsCert: string;
+    readonly streamTlsKey: string;
+    /** Who signs the clients' certificates; empty asks for none. */
+    readonly streamTlsCa: string;
+    readonly tlsMinVersion: 'VersionTLS12' | 'VersionTLS13';
+    /** Default 4 hours. */
+    readonly streamIdleTimeoutMs: number;
+    /** Default 30,000. */
+    readonly streamCreationTimeoutMs: number;
   };
   readonly runtime: {
     readonly defaultRuntime: string;
@@ -178,6 +193,15 @@ function resolve(files: readonly ConfigText[], { overrides = {}, host = thisHost
       listen: take('api', 'listen', api.listen),
       grpcMaxRecvMsgSize: take('api', 'grpc_max_recv_msg_size', api.grpc_max_recv_msg_size),
       grpcMaxSendMsgSize: take('api', 'grpc_max_send_msg_size', api.grpc_max_send_msg_size),
+      streamAddress: take('api', 'stream_address', api.stream_address),
+      streamPort: take('api', 'stream_port', api.stream_port),
+      streamEnableTls: take('api', 'stream_enable_tls', api.stream_enable_tls),
+      streamTlsCert: take('api', 'stream_tls_cert', api.stream_tls_cert),
+      streamTlsKey: take('api', 'stream_tls_key', api.stream_tls_key),
+      streamTlsCa: take('api', 'stream_tls_ca', api.stream_tls_ca),
+      tlsMinVersion: take('api', 'tls_min_version', api.tls_min_version),
+      streamIdleTimeoutMs: take('api', 'stream_idle_timeout', api.stream_idle_timeout),
+      streamCreationTimeoutMs: take('api', 'stream_creation_timeout', api.stream_creation_timeout),
     },
     runtime: {
       defaultRuntime: take('runtime', 'default_runtime', runtime.default_runtime),
@@ -258,6 +282,15 @@ function checkTogether({ root, runroot, api, runtime, image }: Config, settings:
   if (seccompProfile !== '' && !host.isFile(seccompProfile)) settings.refuse('runtime', 'seccomp_profile', `${seccompProfile} is not a file`);
   if (settings.placeOf('image', 'pause_binary') !== undefined && !host.isExecutable(image.pauseBinary)) {
     settings.refuse('image', 'pause_binary', `${image.pauseBinary} is not an executable file`);
+  }
+  for (const [key, file] of [
+    ['stream_tls_cert', api.streamTlsCert],
+    ['stream_tls_key', api.streamTlsKey],
+    ['stream_tls_ca', api.streamTlsCa],
+  ] as const) {
+    if (file !== '' && !host.isFile(file)) settings.refuse('api', key, `${file} is not a file`);
+    else if (file === '' && api.streamEnableTls && key !== 'stream_tls_ca')
+      settings.refuse('api', key, 'must be set with stream_enable_tls', settings.placeOf('api', 'stream_enable_tls'));
   }
   if (root === runroot) settings.refuse('berth', 'runroot', `"${runroot}" is root as well; one survives a reboot and the other must not`);
   for (const [key, path] of [

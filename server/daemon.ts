@@ -41,6 +41,7 @@ import { openRuntimes } from './runtimes.ts';
 import { makePauseRootfs } from './sandbox/pause.ts';
 import type { SandboxRecord } from './sandbox/sandbox.ts';
 import { buildServices, type Handlers } from './service.ts';
+import { type StreamServer, serveStreams } from './stream/server.ts';
 import { notePauseEnd, Sweeper } from './sweep.ts';
 
 /** A running daemon; disposing stops it gracefully and leaves containers running. */
@@ -63,6 +64,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   const metrics = stack.use(createMetrics({ version: VERSION }));
   const problems = new Map<string, string>();
 
+  const streams = stack.use(await openStreams(config, log));
   const [sandboxes, containers] = await Promise.all([
     Records.open<SandboxRecord>(join(config.root, 'sandboxes'), paths.trash),
     Records.open<ContainerRecord>(join(config.root, 'containers'), paths.trash),
@@ -93,6 +95,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     cgroups: createCgroups(hierarchy),
     monitors: await createMonitorCgroup(hierarchy, config.runtime.monitorCgroup),
     host,
+    streams,
     deaths: new Deaths(),
     making: new Map(),
     stops: new Map(),
@@ -207,13 +210,14 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     async [Symbol.asyncDispose]() {
       await socket[Symbol.asyncDispose]();
       const stopping = new CriError('unavailable', 'berth is stopping');
+      const sessionsEnded = streams[Symbol.asyncDispose]();
       const hurry = setTimeout(() => void Promise.all([podCreations.abortAll(stopping), containerCreations.abortAll(stopping)]), STOP_GRACE_MS / 2);
       const clean = await shutDown(server, () => services.drain(), STOP_GRACE_MS);
       clearTimeout(hurry);
       // Creations that nobody waits for any more are undone too: their retry will find a daemon that knows nothing of them.
       await Promise.all([podCreations.abortAll(stopping), containerCreations.abortAll(stopping)]);
       life.abort(stopping);
-      await Promise.all([swept, background.settled()]);
+      await Promise.all([sessionsEnded, swept, background.settled()]);
       await rest.disposeAsync();
       log.info({ reason: clean ? 'clean' : 'calls were cut off' }, 'Stopped daemon');
     },
@@ -247,6 +251,23 @@ function openStorage(config: Config, log: Log, metrics: Metrics, usedBy: (image:
     pinnedImages: pauseImage === '' ? pinnedImages : [...pinnedImages, pauseImage],
     usedBy,
     observe: { received: (bytes) => metrics.countPullBytes(bytes), pulled: (outcome, seconds) => metrics.observePull(outcome, seconds) },
+  });
+}
+
+function openStreams({ api }: Config, log: Log): Promise<StreamServer> {
+  const tls = {
+    certFile: api.streamTlsCert,
+    keyFile: api.streamTlsKey,
+    caFile: api.streamTlsCa,
+    minVersion: api.tlsMinVersion === 'VersionTLS13' ? 'TLSv1.3' : 'TLSv1.2',
+  } as const;
+  return serveStreams({
+    address: api.streamAddress,
+    port: api.streamPort,
+    tls: api.streamEnableTls ? tls : undefined,
+    idleTimeoutMs: api.streamIdleTimeoutMs,
+    creationTimeoutMs: api.streamCreationTimeoutMs,
+    log,
   });
 }
 

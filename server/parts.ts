@@ -14,6 +14,7 @@ import type { HostFacts } from './oci/host-facts.ts';
 import type { OciRuntime, RuntimeFeatures } from './oci/runtime.ts';
 import type { Records } from './records.ts';
 import type { SandboxRecord } from './sandbox/sandbox.ts';
+import type { StreamUrls } from './stream/session.ts';
 
 /** The steps of a pod's start that are timed. */
 export type StartStage =
@@ -44,6 +45,8 @@ export interface Parts {
   readonly cgroups: Cgroups;
   readonly monitors: MonitorCgroup;
   readonly host: HostFacts;
+  /** Where clients of exec, attach and port-forward connect. */
+  readonly streams: StreamUrls;
   /** Who waits for the end of which process. */
   readonly deaths: Deaths;
   /** Containers whose creation is in flight: only it may take them down. */

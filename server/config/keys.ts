@@ -5,6 +5,7 @@ import {
   duration,
   environment,
   integer,
+  ipAddress,
   oneOf,
   path,
   pathOrNothing,
@@ -61,6 +62,15 @@ export const keys = {
     listen: { type: socket, fallback: (_host: Host, runroot: string) => `${runroot}/berth.sock`, doc: 'The unix socket of the CRI; below runroot unless set.' },
     grpc_max_recv_msg_size: key(messageSize, 80 * MIB, 'Largest request taken.'),
     grpc_max_send_msg_size: key(messageSize, 80 * MIB, 'Largest answer given.'),
+    stream_address: key(ipAddress, '127.0.0.1', 'Where exec, attach and port-forward are served to the kubelet.'),
+    stream_port: key(integer(0, 65_535), 0, 'Their port; 0 takes a free one.'),
+    stream_enable_tls: key(bool, false, 'Serves them by TLS, with the next two files.'),
+    stream_tls_cert: key(pathOrNothing, '', 'Certificate chain (PEM); it and the key are read again when they change.'),
+    stream_tls_key: key(pathOrNothing, '', 'Private key of the certificate (PEM).'),
+    stream_tls_ca: key(pathOrNothing, '', 'Clients need a certificate signed by one of these (PEM). Empty: they need none.'),
+    tls_min_version: key(oneOf('VersionTLS12', 'VersionTLS13'), 'VersionTLS12', 'Oldest TLS taken: VersionTLS12 or VersionTLS13.'),
+    stream_idle_timeout: key(duration(1_000, 7 * DAY), 4 * 60 * MINUTE, 'A session in which nothing passes for this long is ended.'),
+    stream_creation_timeout: key(duration(1_000, 10 * MINUTE), 30_000, 'How long a client may take to open the streams of a session.'),
   },
   runtime: {
     default_runtime: {

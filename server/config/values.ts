@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { quote } from '#base/errors.ts';
 
 /** What may stand for a key: read from text, written back as text. */
@@ -121,6 +122,9 @@ export function socketPath(text: string): string {
 export const socket: ValueType<string> = scalar(socketPath);
 
 export const socketOrNothing: ValueType<string> = scalar((text) => (text === '' ? '' : socketPath(text)));
+
+/** An address to listen on; IPv6 without brackets. */
+export const ipAddress: ValueType<string> = scalar((address) => (isIP(address) === 0 ? refuse(address, 'is not an IP address') : address));
 
 export const text: ValueType<string> = scalar((value) => (/[\0\n]/.test(value) ? refuse(value, 'has a NUL or a line break in it') : value));
 

@@ -1,6 +1,8 @@
+import type { Duplex } from 'node:stream';
 import { CriError, invalidField } from '#base/errors.ts';
 import type { Handler } from '../call.ts';
 import type { Parts } from '../parts.ts';
+import { connectToPod } from '../sandbox/port-forward.ts';
 import { requireSandbox } from './lookup.ts';
 
 export const portForward =
@@ -11,5 +13,12 @@ export const portForward =
     port.forEach((value, index) => {
       if (value < 1 || value > 65_535) throw invalidField(`port[${index}]`, value, 'is not a port from 1 to 65535');
     });
-    throw new CriError('unimplemented', 'PortForward is not implemented by this version of Berth');
+    return { url: parts.streams.portForward(id, port, (to, signal) => connectTo(parts, id, to, signal)) };
   };
+
+/** The pod may have been stopped since the client was given its URL. */
+async function connectTo(parts: Parts, id: string, port: number, signal: AbortSignal): Promise<Duplex> {
+  const sandbox = parts.sandboxes.get(id);
+  if (sandbox?.state !== 'ready') throw new CriError('failedPrecondition', `pod sandbox ${id} is not running any more`);
+  return await connectToPod(sandbox.namespaces.net, port, signal);
+}

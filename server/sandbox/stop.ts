@@ -23,6 +23,7 @@ export async function stopSandbox(parts: Parts, id: string, caller: AbortSignal)
   if (record === undefined || isStopped(record)) return;
   const begin = (old: SandboxRecord): SandboxRecord => ({ ...old, state: 'notReady', stop: 'asked' });
   parts.sandboxes.remember(id, begin);
+  parts.streams.podStopped(id);
   // After a crash the dead pause process says the same; a pod without one has nobody to say so.
   if (!record.hasPause) await parts.sandboxes.update(id, begin);
   const limit = AbortSignal.timeout(STOP_MS);

@@ -59,6 +59,8 @@ export interface StreamUrls {
   exec(options: StreamOptions, handler: SessionHandler): string;
   /** As `exec`. */
   attach(options: StreamOptions, handler: SessionHandler): string;
-  /** As `exec`. `ports` are those of the request: clients that speak the old WebSocket protocol name none of their own. */
-  portForward(ports: readonly number[], connect: PortConnector): string;
+  /** As `exec`. `pod` is the sandbox's id; `ports` are those of the request: clients that speak the old WebSocket protocol name none of their own. */
+  portForward(pod: string, ports: readonly number[], connect: PortConnector): string;
+  /** Ends the port-forwards of a pod that is stopped. */
+  podStopped(pod: string): void;
 }

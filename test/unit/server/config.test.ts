@@ -52,7 +52,7 @@ pull_progress_timeout = 1500ms
 `);
   expect(config.root).toBe('/srv/berth');
   expect(config.logLevel).toBe('debug');
-  expect(config.api).toEqual({ listen: '/tmp/x.sock', grpcMaxRecvMsgSize: 16 * 1024 * 1024, grpcMaxSendMsgSize: 2_000_000 });
+  expect(config.api).toMatchObject({ listen: '/tmp/x.sock', grpcMaxRecvMsgSize: 16 * 1024 * 1024, grpcMaxSendMsgSize: 2_000_000 });
   expect(config.runtime).toMatchObject({
     dropInfraCtr: true,
     defaultCapabilities: ['CAP_CHOWN', 'CAP_KILL'],
@@ -62,6 +62,17 @@ pull_progress_timeout = 1500ms
     unclaimedTimeoutMs: 90_000,
   });
   expect(config.image).toMatchObject({ pauseCommand: ['/pause', '-x'], pullProgressTimeoutMs: 1_500 });
+});
+
+test('parseConfig() serves streams on loopback unless told otherwise, and wants the files of TLS together', () => {
+  expect(parse('').api).toMatchObject({ streamAddress: '127.0.0.1', streamPort: 0, streamEnableTls: false, streamIdleTimeoutMs: 14_400_000 });
+  const text = '[api]\nstream_enable_tls = true\nstream_tls_cert = /c.pem\nstream_address = localhost';
+  expect(problemsOf(() => parse(text))).toEqual([
+    '/c:2: [api] stream_tls_key: must be set with stream_enable_tls',
+    '/c:4: [api] stream_address: "localhost" is not an IP address',
+  ]);
+  const noFile = { ...referenceHost, isFile: (path: string) => path !== '/c.pem' };
+  expect(problemsOf(() => parse('[api]\nstream_tls_ca = /c.pem', noFile))).toEqual(['/c:2: [api] stream_tls_ca: /c.pem is not a file']);
 });
 
 test('parseConfig() derives from runroot what lies below it', () => {

@@ -1,0 +1,299 @@
+import { Duplex } from 'node:stream';
+import { Gate } from './gate.ts';
+import { controlFrame, dataHeader, FLAG_FIN, FRAME, FrameReader, type FrameSink, MAX_STREAM_ID, numbersFrame, RESET, SpdyError } from './spdy-frame.ts';
+import { EMPTY_BLOCK, HeaderReader, type Headers } from './spdy-headers.ts';
+
+/** Open at one time; a forwarded connection takes two. */
+const MAX_STREAMS = 1_000;
+/** Of one stream, that nobody has read yet; then the whole connection waits, for SPDY/3.1 as Kubernetes speaks it has no windows. */
+const READ_AHEAD_BYTES = 256 * 1024;
+const WRITE_AHEAD_BYTES = 64 * 1024;
+/** A piece of data in one frame: clients reserve memory for a whole frame. */
+const MAX_FRAME_BYTES = 256 * 1024;
+/** Of answers and resets that wait for a client that reads nothing. */
+const MAX_ANSWER_BYTES = 1024 * 1024;
+/** Nothing tells of a peer's end while its socket is not read, so it is written to. */
+const PROBE_MS = 2_000;
+/** How long a client may take to close when all has been sent. */
+const LINGER_MS = 10_000;
+
+/** What a connection tells its owner. */
+export interface SpdyEvents {
+  /** A client opens a stream; false refuses it. The answer comes first: nothing may be written before this has returned. */
+  readonly stream: (stream: SpdyStream) => boolean;
+  /** No data has passed for the idle timeout. */
+  readonly idle: () => void;
+  /** The connection has ended, once; with what the client did wrong, if it did. The streams are destroyed by now. */
+  readonly closed: (err: SpdyError | undefined) => void;
+}
+
+/** What a stream asks of its connection. */
+interface Link {
+  write(stream: SpdyStream, bytes: Buffer, fin: boolean, done: () => void): void;
+  /** The stream's reader has enough for now: nothing more is to be read for anybody, until as many `unblock`s. */
+  block(): void;
+  unblock(): void;
+  reset(stream: SpdyStream): void;
+  drop(stream: SpdyStream): void;
+}
+
+/** One stream. The two directions end apart. It never emits `error`: `close` without `end` tells that it was cut off. */
+export class SpdyStream extends Duplex {
+  readonly id: number;
+  readonly headers: Headers;
+  readonly #link: Link;
+  #blocking = false;
+  #finSent = false;
+  #finReceived = false;
+  #wasCutOff = false;
+
+  constructor(link: Link, id: number, headers: Headers) {
+    super({ allowHalfOpen: true, readableHighWaterMark: READ_AHEAD_BYTES, writableHighWaterMark: WRITE_AHEAD_BYTES });
+    this.#link = link;
+    this.id = id;
+    this.headers = headers;
+    this.on('error', () => {}); // of a write that came after the end: whoever wrote learns of it by `close`
+  }
+
+  /** Takes what the client sent. */
+  receive(piece: Buffer, fin: boolean): void {
+    if (this.#finReceived) return;
+    if (piece.length > 0 && !this.push(piece) && !this.#blocking) {
+      this.#blocking = true;
+      this.#link.block();
+    }
+    if (!fin) return;
+    this.#finReceived = true;
+    this.push(null);
+    this.#unblock(); // no more will come, and an ended stream is not asked to read
+    this.#dropWhenDone();
+  }
+
+  /** The client has reset it, or has gone. */
+  get wasCutOff(): boolean {
+    return this.#wasCutOff;
+  }
+
+  /** Ends at once, without a word to the client: it has gone or has reset the stream. */
+  cutOff(): void {
+    this.#wasCutOff = true;
+    this.destroy();
+  }
+
+  override _read(): void {
+    this.#unblock();
+  }
+
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.#link.write(this, chunk, false, done);
+  }
+
+  override _final(done: () => void): void {
+    this.#finSent = true;
+    this.#link.write(this, Buffer.alloc(0), true, done);
+    this.#dropWhenDone();
+  }
+
+  override _destroy(_err: Error | null, done: (err?: Error | null) => void): void {
+    if (!this.#wasCutOff && !(this.#finSent && this.#finReceived)) this.#link.reset(this);
+    this.#link.drop(this);
+    this.#unblock();
+    done();
+  }
+
+  #unblock(): void {
+    if (!this.#blocking) return;
+    this.#blocking = false;
+    this.#link.unblock();
+  }
+
+  #dropWhenDone(): void {
+    if (this.#finSent && this.#finReceived) this.#link.drop(this);
+  }
+}
+
+/** The server's side of a SPDY/3.1 connection, as the clients of Kubernetes speak it: they open all streams. */
+export class SpdyConnection {
+  readonly #transport: Duplex;
+  readonly #events: SpdyEvents;
+  readonly #gate: Gate;
+  readonly #reader: FrameReader;
+  readonly #headers = new HeaderReader();
+  readonly #streams = new Map<number, SpdyStream>();
+  readonly #idle: NodeJS.Timeout;
+  readonly #link: Link;
+  #probe: NodeJS.Timeout | undefined;
+  #blocked = 0;
+  #answerBytes = 0;
+  #lastId = 0;
+  #replied = false;
+  #closing = false;
+  #failure: SpdyError | undefined;
+
+  /** `head` is what the client had already sent. The transport is the connection's from now on. */
+  constructor(transport: Duplex, head: Buffer, idleTimeoutMs: number, events: SpdyEvents) {
+    this.#transport = transport;
+    this.#events = events;
+    this.#gate = new Gate(transport);
+    const sink: FrameSink = { data: (id, piece, fin) => this.#data(id, piece, fin), control: (type, flags, payload) => this.#control(type, flags, payload) };
+    this.#reader = new FrameReader(sink);
+    this.#link = {
+      write: (stream, bytes, fin, done) => this.#write(stream, bytes, fin, done),
+      block: () => this.#block(),
+      unblock: () => this.#unblock(),
+      reset: (stream) => this.#reset(stream.id, RESET.CANCEL),
+      drop: (stream) => this.#streams.delete(stream.id),
+    };
+    this.#idle = setTimeout(() => (this.#closing ? transport.destroy() : events.idle()), idleTimeoutMs);
+    transport.on('data', (bytes: Buffer) => this.#read(bytes));
+    transport.on('end', () => transport.destroy());
+    transport.on('error', () => {}); // `close` follows
+    transport.on('close', () => this.#teardown());
+    if (head.length > 0) this.#read(head);
+  }
+
+  /** Tells the client that this is all, and closes once what is written has gone out. */
+  close(): void {
+    if (this.#closing) return;
+    this.#closing = true;
+    this.#send(numbersFrame(FRAME.GOAWAY, this.#lastId, 0));
+    this.#transport.resume(); // for its end to be seen; and to close with something unread would cut off what was sent
+    this.#transport.end(() => {
+      const linger = setTimeout(() => this.#transport.destroy(), LINGER_MS);
+      this.#transport.once('close', () => clearTimeout(linger));
+    });
+  }
+
+  #read(bytes: Buffer): void {
+    if (this.#failure !== undefined || this.#closing) return;
+    try {
+      this.#reader.push(bytes);
+    } catch (err) {
+      if (!(err instanceof SpdyError)) throw err;
+      this.#fail(err);
+    }
+  }
+
+  #fail(err: SpdyError): void {
+    this.#failure ??= err;
+    this.#transport.write(numbersFrame(FRAME.GOAWAY, this.#lastId, 1));
+    this.#transport.destroy();
+  }
+
+  #teardown(): void {
+    clearTimeout(this.#idle);
+    clearInterval(this.#probe);
+    for (const stream of this.#streams.values()) stream.cutOff();
+    this.#streams.clear();
+    this.#events.closed(this.#failure);
+  }
+
+  #data(id: number, piece: Buffer, fin: boolean): void {
+    this.#idle.refresh();
+    const stream = this.#streams.get(id);
+    if (stream === undefined) return; // closed a moment ago: the client may not know yet
+    stream.receive(piece, fin);
+  }
+
+  #control(type: number, flags: number, payload: Buffer): void {
+    const needs = (bytes: number): void => {
+      if (payload.length < bytes) throw new SpdyError(`control frame of type ${type} has ${payload.length} bytes, ${bytes} are needed`);
+    };
+    switch (type) {
+      case FRAME.SYN_STREAM:
+        needs(10);
+        this.#synStream(payload.readUInt32BE(0) & MAX_STREAM_ID, this.#headers.read(payload.subarray(10)), (flags & FLAG_FIN) !== 0);
+        return;
+      case FRAME.RST_STREAM:
+        needs(8);
+        this.#streams.get(payload.readUInt32BE(0) & MAX_STREAM_ID)?.cutOff();
+        return;
+      case FRAME.PING:
+        needs(4);
+        if ((payload.readUInt32BE(0) & 1) === 1) this.#send(controlFrame(FRAME.PING, payload.subarray(0, 4))); // odd ones are the client's own
+        return;
+      case FRAME.HEADERS:
+        needs(4);
+        this.#headers.read(payload.subarray(4)); // nobody sends any; the zlib stream goes on through them
+        return;
+      default: // SETTINGS, WINDOW_UPDATE, and GOAWAY, after which streams that are open go on
+    }
+  }
+
+  #synStream(id: number, headers: Headers, fin: boolean): void {
+    this.#idle.refresh();
+    if (id % 2 === 0 || id <= this.#lastId) throw new SpdyError(`stream ${id} after stream ${this.#lastId}`);
+    this.#lastId = id;
+    if (this.#streams.size >= MAX_STREAMS) {
+      this.#reset(id, RESET.REFUSED_STREAM);
+      return;
+    }
+    const stream = new SpdyStream(this.#link, id, headers);
+    this.#streams.set(id, stream);
+    if (!this.#events.stream(stream)) {
+      stream.cutOff();
+      this.#reset(id, RESET.PROTOCOL_ERROR);
+      return;
+    }
+    this.#reply(id);
+    if (fin) stream.receive(Buffer.alloc(0), true);
+  }
+
+  #reply(id: number): void {
+    const block = this.#replied ? EMPTY_BLOCK.later : EMPTY_BLOCK.first;
+    this.#replied = true;
+    const payload = Buffer.alloc(4 + block.length);
+    payload.writeUInt32BE(id, 0);
+    block.copy(payload, 4);
+    this.#send(controlFrame(FRAME.SYN_REPLY, payload));
+  }
+
+  #reset(id: number, status: number): void {
+    this.#send(numbersFrame(FRAME.RST_STREAM, id, status));
+  }
+
+  /** A client can make us answer without ever reading the answers. */
+  #send(frame: Buffer): void {
+    if (this.#transport.destroyed || this.#transport.writableEnded) return;
+    if (!this.#transport.writableNeedDrain) this.#answerBytes = 0;
+    this.#answerBytes += frame.length;
+    this.#transport.write(frame);
+    if (this.#answerBytes <= MAX_ANSWER_BYTES) return;
+    this.#failure ??= new SpdyError('client makes us answer and does not read the answers');
+    this.#transport.destroy();
+  }
+
+  #write(stream: SpdyStream, bytes: Buffer, fin: boolean, done: () => void): void {
+    this.#gate.pass(() => {
+      if (this.#transport.destroyed || this.#transport.writableEnded || stream.destroyed) {
+        done(); // nobody is left to take it
+        return;
+      }
+      this.#idle.refresh();
+      this.#transport.cork();
+      let offset = 0;
+      do {
+        const piece = bytes.length <= MAX_FRAME_BYTES ? bytes : bytes.subarray(offset, offset + MAX_FRAME_BYTES);
+        offset += piece.length;
+        this.#transport.write(dataHeader(stream.id, piece.length, fin));
+        if (piece.length > 0) this.#transport.write(piece);
+      } while (offset < bytes.length);
+      this.#transport.uncork();
+      done();
+    });
+  }
+
+  #block(): void {
+    this.#blocked += 1;
+    if (this.#blocked > 1) return;
+    this.#transport.pause();
+    this.#probe = setInterval(() => this.#send(numbersFrame(FRAME.PING, 2)), PROBE_MS);
+  }
+
+  #unblock(): void {
+    this.#blocked -= 1;
+    if (this.#blocked > 0) return;
+    clearInterval(this.#probe);
+    this.#transport.resume();
+  }
+}
