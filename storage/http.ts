@@ -55,29 +55,35 @@ export class HttpClient {
     const agent = secure ? this.#secureAgent(url, registry, insecure) : this.#plainAgent(url);
     return new Promise((resolve, reject) => {
       const request = (secure ? requestHttps : requestHttp)(url, { method, headers: { ...headers, 'user-agent': 'berth' }, agent, signal });
-      const connecting = failAfter(request, Math.min(CONNECT_TIMEOUT_MS, idleMs), (ms) => new JobError('unreachable', `no connection within ${ms / 1000} s`));
-      // Headers one byte at a time keep a connection busy, too.
-      const answering = failAfter(request, idleMs + CONNECT_TIMEOUT_MS, (ms) => new JobError('unreachable', `no progress: no answer within ${ms / 1000} s`));
+      let timer = failAfter(request, Math.min(CONNECT_TIMEOUT_MS, idleMs), (ms) => new JobError('unreachable', `no connection within ${ms / 1000} s`));
+      const connected = (): void => {
+        clearTimeout(timer);
+        // Headers that come one byte at a time keep a connection busy, too.
+        timer = failAfter(request, idleMs, (ms) => new JobError('unreachable', `no progress: no answer within ${ms / 1000} s`));
+      };
       request.on('socket', (socket) => {
-        if (request.reusedSocket) clearTimeout(connecting);
-        else socket.once(secure ? 'secureConnect' : 'connect', () => clearTimeout(connecting));
+        if (request.reusedSocket) connected();
+        else socket.once(secure ? 'secureConnect' : 'connect', connected);
       });
+      request.on('close', () => clearTimeout(timer));
       let received: IncomingMessage | undefined;
       request.setTimeout(idleMs, () => (received ?? request).destroy(stalled(idleMs)));
       request.on('error', (err) => {
-        clearTimeout(connecting);
-        clearTimeout(answering);
+        clearTimeout(timer);
         reject(signal.aborted ? err : unreachable(url, err));
       });
       request.on('response', (response) => {
-        clearTimeout(connecting);
-        clearTimeout(answering);
+        clearTimeout(timer);
         received = response;
         watchProgress(response, idleMs);
         resolve(response);
       });
       request.end(body);
     });
+  }
+
+  isProxied(url: URL): boolean {
+    return this.#proxies.of(url) !== '';
   }
 
   #plainAgent(url: URL): HttpAgent {

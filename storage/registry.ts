@@ -75,14 +75,15 @@ export class RegistryClient {
    * when size and digest are those asked for.
    */
   async blob(target: Target, blob: { digest: Digest; sizeBytes: number }, sink: BlobSink, options: FetchOptions): Promise<void> {
-    let atLastAttempt = 0;
+    // How far it has ever come: beginning anew again and again is no progress.
+    let furthest = sink.bytes;
+    let moved = false;
     const attempt = async (): Promise<void> => {
       const from = sink.bytes;
-      atLastAttempt = from;
+      moved = false;
       const response = await this.#get(target, `blobs/${blob.digest}`, from === 0 ? {} : { range: `bytes=${from}-` }, options);
       if (from > 0 && !continues(response, from)) {
         sink.restart();
-        atLastAttempt = 0;
       }
       const read = (): Promise<void> =>
         new Promise((resolve, reject) => {
@@ -90,6 +91,10 @@ export class RegistryClient {
             try {
               if (sink.bytes + chunk.length > blob.sizeBytes) throw new JobError('corrupt', `blob ${blob.digest} is longer than its ${blob.sizeBytes} bytes`);
               sink.write(chunk);
+              if (sink.bytes > furthest) {
+                furthest = sink.bytes;
+                moved = true;
+              }
             } catch (err) {
               reject(err); // before destroy, whose own error would come first
               response.destroy();
@@ -102,7 +107,7 @@ export class RegistryClient {
       await bodyOf(response, read, options.signal);
       if (sink.bytes < blob.sizeBytes) throw new PassingError(`blob ${blob.digest} ended after ${sink.bytes} of ${blob.sizeBytes} bytes`);
     };
-    if (sink.bytes < blob.sizeBytes || blob.sizeBytes === 0) await withRetries(attempt, { ...options, hasMoved: () => sink.bytes > atLastAttempt });
+    if (sink.bytes < blob.sizeBytes || blob.sizeBytes === 0) await withRetries(attempt, { ...options, hasMoved: () => moved });
     const digest = sink.digest();
     if (digest !== blob.digest) throw new JobError('corrupt', `blob ${blob.digest} came with digest ${digest}`);
   }
@@ -147,11 +152,18 @@ export class RegistryClient {
       this.#schemes.set(host, 'https:');
       return answer;
     } catch (err) {
-      if (!(err instanceof JobError) || err instanceof PassingError || err.kind !== 'unreachable' || isErrno(err.cause, 'ENOTFOUND', 'EAI_AGAIN')) throw err;
+      if (!(err instanceof JobError) || !this.#mayBePlain(err, host)) throw err;
       const answer = await ask('http:', true);
       this.#schemes.set(host, 'http:');
       return answer;
     }
+  }
+
+  /** Whether a host that failed by TLS may speak plain HTTP: not one that has no address, or that spoke TLS to refuse us. */
+  #mayBePlain(err: JobError, host: string): boolean {
+    if (err instanceof PassingError || err.kind !== 'unreachable') return false;
+    if (isErrno(err.cause, 'ENOTFOUND', 'EAI_AGAIN')) return this.#http.isProxied(new URL(`http://${host}/`));
+    return !(err.cause instanceof Error && 'code' in err.cause && /ALERT/.test(String(err.cause.code)));
   }
 
   /**
@@ -163,7 +175,7 @@ export class RegistryClient {
     let url = first;
     let elsewhere: string | undefined;
     for (let hop = 0; hop <= MAX_REDIRECTS; hop += 1) {
-      if (url.origin !== first.origin) elsewhere = url.host;
+      if (elsewhere !== undefined || url.origin !== first.origin) elsewhere = url.host;
       const response = await this.#http.send(url, { ...how, headers: elsewhere === undefined ? headers : others });
       const location = response.headers.location;
       if (![301, 302, 303, 307, 308].includes(response.statusCode ?? 0) || location === undefined) return { response, elsewhere };

@@ -17,7 +17,9 @@ export type Fault =
   /** Sends half of the body, then nothing more. */
   | 'hang'
   /** Sends the body with one byte changed. */
-  | 'corrupt';
+  | 'corrupt'
+  /** Does what it likes. `body` is what would have been sent. */
+  | ((response: ServerResponse, body: Buffer) => void);
 
 export interface FakeRegistryOptions {
   /** `token` sends clients to `/token` of the same server. Default `none`. */
@@ -28,6 +30,8 @@ export interface FakeRegistryOptions {
   readonly identityToken?: string;
   /** Speaks TLS with this key and certificate (PEM). */
   readonly tls?: { readonly key: string; readonly cert: string };
+  /** Asked for each request of a token. */
+  readonly tokenFault?: (count: number) => Fault | undefined;
   /** Asked for each request that is authorised. */
   readonly fault?: (request: { method: string; path: string; count: number }) => Fault | undefined;
 }
@@ -57,6 +61,11 @@ export class FakeRegistry implements AsyncDisposable {
     return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
+  /** Tokens given so far are worth nothing from here on. */
+  expireTokens(): void {
+    this.#tokens.clear();
+  }
+
   /** How often a path that holds `part` was asked for. */
   count(part: string): number {
     return this.requests.filter(({ path }) => path.includes(part)).length;
@@ -73,6 +82,15 @@ export class FakeRegistry implements AsyncDisposable {
     const method = request.method ?? 'GET';
     this.requests.push({ method, path, authorization: request.headers.authorization, range: request.headers.range });
     if (path === '/token') {
+      const fault = this.#options.tokenFault?.(this.count('/token'));
+      if (typeof fault === 'function') {
+        fault(response, Buffer.alloc(0));
+        return;
+      }
+      if (typeof fault === 'object') {
+        response.writeHead(fault.status, fault.headers).end();
+        return;
+      }
       await this.#giveToken(request, url, response);
       return;
     }
@@ -87,6 +105,10 @@ export class FakeRegistry implements AsyncDisposable {
       return;
     }
     const found = this.#find(path);
+    if (typeof fault === 'function') {
+      fault(response, found?.body ?? Buffer.alloc(0));
+      return;
+    }
     if (found === undefined) {
       response.writeHead(404).end('{"errors":[{"code":"MANIFEST_UNKNOWN"}]}');
       return;
@@ -101,7 +123,7 @@ export class FakeRegistry implements AsyncDisposable {
     return body === undefined ? undefined : { body, type: 'application/octet-stream' };
   }
 
-  #send(request: IncomingMessage, response: ServerResponse, { body, type }: { body: Buffer; type: string }, fault: Fault | undefined): void {
+  #send(request: IncomingMessage, response: ServerResponse, { body, type }: { body: Buffer; type: string }, fault: Exclude<Fault, object> | undefined): void {
     const from = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1] ?? 0);
     const bytes = Buffer.from(body.subarray(from));
     if (fault === 'corrupt') bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1;

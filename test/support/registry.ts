@@ -1,7 +1,7 @@
 // A global setup of vitest for the end-to-end tests: one registry with the conformance images, for the whole run.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, openSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { closeSync, existsSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import type { TestProject } from 'vitest/node';
 import { sleep } from '#base/abort.ts';
@@ -34,17 +34,42 @@ export async function startRegistry(): Promise<Registry> {
   return serve(data);
 }
 
+/** Parts of docker-registry's configuration beside its storage; see its documentation, "Configuring a registry". */
+export interface RegistrySettings {
+  /** Under `http`: certificate, key and `clientcas`. */
+  readonly tls?: Readonly<Record<string, unknown>>;
+  readonly auth?: Readonly<Record<string, unknown>>;
+}
+
 async function serve(data: string): Promise<Registry> {
-  const address = `127.0.0.1:${await freePort()}`;
-  const config = `${data}.${address.split(':')[1]}.yml`;
-  writeFileSync(
-    config,
-    `version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: ${data}}, delete: {enabled: true}}\nhttp: {addr: "${address}", net: tcp}\n`,
-  );
+  const port = await freePort();
+  const server = await serveRegistry(data, `${data}.${port}.yml`, port);
+  try {
+    await answers(`http://${server.address}/v2/`);
+  } catch (err) {
+    await server[Symbol.asyncDispose]();
+    throw err;
+  }
+  return server;
+}
+
+/** Starts a registry over the images in `data`, with its configuration written to `config`; resolves when it listens. */
+export async function serveRegistry(data: string, config: string, port: number, { tls, auth }: RegistrySettings = {}): Promise<Registry> {
+  const address = `127.0.0.1:${port}`;
+  const settings = {
+    version: '0.1',
+    log: { level: 'warn', accesslog: { disabled: true } },
+    storage: { filesystem: { rootdirectory: data }, delete: { enabled: true } },
+    http: { addr: address, net: 'tcp', secret: 'one for all', ...(tls === undefined ? {} : { tls }) },
+    ...(auth === undefined ? {} : { auth }),
+  };
+  writeFileSync(config, JSON.stringify(settings)); // which is YAML, too
+  mkdirSync(CACHE, { recursive: true });
   const log = openSync(join(CACHE, 'registry.log'), 'a');
   const server = spawn('docker-registry', ['serve', config], { stdio: ['ignore', log, log], env: { PATH: process.env.PATH, OTEL_TRACES_EXPORTER: 'none' } });
+  closeSync(log);
   try {
-    await answers(`http://${address}/v2/`, server);
+    await listens(port, server);
   } catch (err) {
     await stop(server, config);
     throw err;
@@ -62,9 +87,21 @@ async function stop(server: ChildProcess, config: string): Promise<void> {
   rmSync(config, { force: true });
 }
 
-async function answers(url: string, server: ChildProcess): Promise<void> {
-  for (let attempt = 0; attempt < 200; attempt += 1) {
+async function listens(port: number, server: ChildProcess): Promise<void> {
+  for (let attempt = 0; attempt < 600; attempt += 1) {
     if (server.exitCode !== null) throw new Error(`docker-registry ended with ${server.exitCode}: see ${join(CACHE, 'registry.log')}`);
+    const open = await new Promise<boolean>((resolve) => {
+      const socket = connect(port, '127.0.0.1', () => resolve(true)).on('error', () => resolve(false));
+      socket.on('connect', () => socket.destroy());
+    });
+    if (open) return;
+    await sleep(50);
+  }
+  throw new Error(`docker-registry does not listen on port ${port}`);
+}
+
+async function answers(url: string): Promise<void> {
+  for (let attempt = 0; attempt < 600; attempt += 1) {
     const ok = await fetch(url).then(
       (response) => response.ok,
       () => false,
@@ -75,7 +112,7 @@ async function answers(url: string, server: ChildProcess): Promise<void> {
   throw new Error(`docker-registry does not answer at ${url}`);
 }
 
-function freePort(): Promise<number> {
+export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const probe = createServer();
     probe.once('error', reject);
