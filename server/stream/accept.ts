@@ -81,14 +81,11 @@ function forwardByWebSocket(arrival: Arrival, { ports, connect }: ForwardTicket)
   return serveForwardWebSocket(ws, { transport, protocol, ports, idleTimeoutMs: limits.idleTimeoutMs }, connect, report);
 }
 
+/** The protocol is agreed by us: to `ws` the name of the tunnel's is not one, for the slash in it. */
 function shakeHands({ request, socket, head }: Arrival, protocol: string): WebSocket | undefined {
-  const server = new WebSocketServer({
-    noServer: true,
-    clientTracking: false,
-    perMessageDeflate: false,
-    maxPayload: MAX_MESSAGE_BYTES,
-    handleProtocols: () => protocol || false,
-  });
+  const server = new WebSocketServer({ noServer: true, clientTracking: false, perMessageDeflate: false, maxPayload: MAX_MESSAGE_BYTES });
+  delete request.headers['sec-websocket-protocol'];
+  if (protocol !== '') server.on('headers', (headers) => headers.push(`Sec-WebSocket-Protocol: ${protocol}`));
   let made: WebSocket | undefined;
   server.handleUpgrade(request, socket, head, (ws) => {
     made = ws; // called at once, or never
