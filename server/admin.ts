@@ -1,42 +1,49 @@
-import { createWriteStream } from 'node:fs';
-import { chmod, mkdtempDisposable, rm } from 'node:fs/promises';
+import { chmod, rm } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { isAbsolute, join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
-import { CriError, describeError, type ErrorKind, invalidField } from '#base/errors.ts';
+import { CriError, describeError, type ErrorKind } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
 
-/** An image that was taken out of an archive. */
-export interface LoadedImage {
-  readonly id: string;
-  readonly repoTags: readonly string[];
+/** What a route is given. */
+export interface AdminCall {
+  readonly url: URL;
+  /** Its body is the route's to read. */
+  readonly request: IncomingMessage;
+  /** Aborted when the client has gone or the daemon stops. */
+  readonly signal: AbortSignal;
+  /** Sends a line before the answer. Skipped while the client takes nothing: what it missed the next line tells better. */
+  readonly tell: (line: object) => void;
 }
 
-/** The answer to `POST /images/load`; `error` and no images when it failed. */
-export type LoadAnswer = { readonly images: readonly LoadedImage[] } | { readonly error: string };
+/** One resource of the admin socket. Its answer is one JSON object, in the last line. */
+export interface AdminRoute {
+  readonly method: 'GET' | 'POST';
+  readonly path: string;
+  readonly answer: (call: AdminCall) => Promise<object>;
+}
+
+/** The last line when it failed. */
+export interface AdminFailure {
+  readonly error: string;
+}
 
 export interface AdminDeps {
-  /** The unix socket. Made anew, for its owner alone: it reads any path it is given. */
+  /** The unix socket. Made anew, for its owner alone: routes read any path they are given. */
   readonly path: string;
-  /** Archives are received below it, and taken away again. */
-  readonly stagingDir: string;
-  /** Loads a docker or OCI archive, or an OCI layout when `path` is a directory. `name` is for an image that has none. */
-  readonly load: (path: string, options: { readonly name: string | undefined; readonly signal: AbortSignal }) => Promise<readonly LoadedImage[]>;
+  readonly routes: readonly AdminRoute[];
   readonly log: Log;
 }
 
 /**
- * Serves what the CRI has no RPC for: `POST /images/load?name=REF`, with the archive as the body, or with
- * `&path=DIRECTORY` and no body. HTTP on a socket of its own, since the CRI's speaks gRPC only.
+ * Serves what the CRI has no RPC for. HTTP on a socket of its own, since the CRI's speaks gRPC only; every answer is JSON,
+ * one object a line.
  */
-export async function serveAdmin({ path, stagingDir, load, log }: AdminDeps): Promise<AsyncDisposable> {
+export async function serveAdmin({ path, routes, log }: AdminDeps): Promise<AsyncDisposable> {
   const closing = new AbortController();
   const running = new Set<Promise<void>>();
   const server = createServer((request, response) => {
     const gone = new AbortController();
     response.on('close', () => gone.abort(new CriError('cancelled', 'the client has gone')));
-    const signal = AbortSignal.any([closing.signal, gone.signal]);
-    const work = answer(request, response, (target) => loadImages(request, target, { stagingDir, load, signal }), log);
+    const work = serve(request, response, { routes, log, signal: AbortSignal.any([closing.signal, gone.signal]) });
     running.add(work);
     void work.finally(() => running.delete(work));
   });
@@ -71,37 +78,36 @@ async function listen(server: Server, path: string): Promise<void> {
 
 const statusOf: Partial<Record<ErrorKind, number>> = { invalidArgument: 400, notFound: 404, alreadyExists: 409, failedPrecondition: 409, unavailable: 503 };
 
-async function answer(request: IncomingMessage, response: ServerResponse, work: (url: URL) => Promise<LoadAnswer>, log: Log): Promise<void> {
-  const reply = (status: number, body: LoadAnswer): void => {
+async function serve(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { routes, log, signal }: Pick<AdminDeps, 'routes' | 'log'> & Pick<AdminCall, 'signal'>,
+): Promise<void> {
+  const head = (status: number): ServerResponse => response.writeHead(status, { 'content-type': 'application/json' });
+  const reply = (status: number, body: object): void => {
     // The rest of an upload nobody reads would keep the connection from being used again.
-    if (!request.complete) response.setHeader('connection', 'close');
-    response.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`);
+    if (!request.complete && !response.headersSent) response.setHeader('connection', 'close');
+    if (!response.headersSent) head(status);
+    response.end(`${JSON.stringify(body)}\n`);
+  };
+  const tell = (line: object): void => {
+    if (response.writableNeedDrain || response.destroyed) return;
+    if (!response.headersSent) head(200);
+    response.write(`${JSON.stringify(line)}\n`);
   };
   const url = new URL(request.url ?? '/', 'http://admin');
-  if (url.pathname !== '/images/load') return reply(404, { error: `${url.pathname}: no such resource` });
-  if (request.method !== 'POST') return reply(405, { error: `${request.method} ${url.pathname}: not allowed` });
+  const found = routes.filter((route) => route.path === url.pathname);
+  const route = found.find(({ method }) => method === request.method);
+  if (found.length === 0) return reply(404, { error: `${url.pathname}: no such resource` } satisfies AdminFailure);
+  if (route === undefined) return reply(405, { error: `${request.method} ${url.pathname}: not allowed` } satisfies AdminFailure);
   const started = performance.now();
   try {
-    const result = await work(url);
-    log.info({ count: 'images' in result ? result.images.length : 0, durationMs: Math.round(performance.now() - started) }, 'Loaded images');
+    const result = await route.answer({ url, request, signal, tell });
+    log.debug({ path: url.pathname, durationMs: Math.round(performance.now() - started) }, 'Served admin request');
     reply(200, result);
   } catch (err) {
-    log.warn({ err }, 'Could not load images');
-    reply(err instanceof CriError ? (statusOf[err.kind] ?? 500) : 500, { error: describeError(err) });
+    if (err === signal.reason) log.info({ path: url.pathname, reason: describeError(err) }, 'Ended admin request early');
+    else log.warn({ path: url.pathname, err }, 'Failed admin request');
+    reply(err instanceof CriError ? (statusOf[err.kind] ?? 500) : 500, { error: describeError(err) } satisfies AdminFailure);
   }
-}
-
-type LoadContext = Pick<AdminDeps, 'stagingDir' | 'load'> & { readonly signal: AbortSignal };
-
-async function loadImages(request: IncomingMessage, url: URL, { stagingDir, load, signal }: LoadContext): Promise<LoadAnswer> {
-  const name = url.searchParams.get('name') ?? undefined;
-  const directory = url.searchParams.get('path');
-  if (directory !== null) {
-    if (!isAbsolute(directory)) throw invalidField('path', directory, 'is not an absolute path');
-    return { images: await load(directory, { name, signal }) };
-  }
-  await using received = await mkdtempDisposable(join(stagingDir, 'load-'));
-  const archive = join(received.path, 'archive');
-  await pipeline(request, createWriteStream(archive, { mode: 0o600 }), { signal });
-  return { images: await load(archive, { name, signal }) };
 }

@@ -9,6 +9,7 @@ import { Cni } from '../cni/cni.ts';
 import { ExitWatcher } from '../conmon/conmon.ts';
 import { Storage } from '../storage/storage.ts';
 import { serveAdmin } from './admin.ts';
+import { imageRoutes } from './admin-images.ts';
 import { Background } from './background.ts';
 import { VERSION } from './cli/version.ts';
 import type { Config } from './config.ts';
@@ -191,13 +192,13 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   metrics.collectFrom(metricSources(parts));
   if (config.metrics.enableMetrics) {
     const { metricsHost, metricsPort, metricsSocket } = config.metrics;
-    stack.use(await serveMetrics({ registry: metrics.registry, host: metricsHost, port: metricsPort, socket: metricsSocket, log }));
+    const resources = { '/images/pulls': () => ({ pulls: storage.pulls() }) };
+    stack.use(await serveMetrics({ registry: metrics.registry, host: metricsHost, port: metricsPort, socket: metricsSocket, resources, log }));
   }
   stack.use(
     await serveAdmin({
       path: join(config.runroot, 'admin.sock'),
-      stagingDir: join(config.root, 'staging'),
-      load: (path, { name, signal }) => storage.load(path, { signal, ...(name === undefined ? {} : { name }) }),
+      routes: imageRoutes({ storage, stagingDir: join(config.root, 'staging'), log }),
       log,
     }),
   );

@@ -38,12 +38,11 @@ async function runCommand(command: Command): Promise<number> {
     case 'config':
       process.stdout.write(formatEffective(effectiveConfig(command.config)));
       return 0;
-    case 'image load': {
-      const { loadImage } = await import('./cli/image.ts');
+    case 'image': {
+      const { runImageCommand } = await import('./cli/image.ts');
       const socketPath = `${loadConfig(command.config).runroot}/admin.sock`;
-      const images = await loadImage({ socketPath, source: command.source, name: command.imageName, stdin: process.stdin });
-      for (const { id, repoTags } of images) process.stdout.write(`${[id, ...repoTags].join(' ')}\n`);
-      return 0;
+      const { stdin, stdout, stderr } = process;
+      return await runImageCommand(command.command, { socketPath, stdin, stdout, stderr });
     }
     case 'daemon':
       return await runDaemon(loadConfig(command.config));

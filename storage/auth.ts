@@ -1,6 +1,6 @@
-import { readFile } from 'node:fs/promises';
+import { access, constants, readFile } from 'node:fs/promises';
 import { CriError, isErrno } from '#base/errors.ts';
-import { canonicalRegistry } from './reference.ts';
+import { canonicalRegistry, parseReference } from './reference.ts';
 
 /** Credentials as the CRI's AuthConfig brings them; empty strings where it says nothing. */
 export interface RegistryAuth {
@@ -56,12 +56,31 @@ export class AuthFile {
 
   /** The entry for `host/repository`, the longest path first, then the host alone. Source: containers-auth.json(5). */
   find(host: string, repository: string): Credentials {
+    const entry = this.entry(host, repository);
+    return entry === undefined ? NONE : (credentialsOf(entry) ?? NONE);
+  }
+
+  /** The same as a call would bring it. */
+  entry(host: string, repository: string): RegistryAuth | undefined {
     for (let key = `${canonicalRegistry(host)}/${repository}`; ; key = key.slice(0, key.lastIndexOf('/'))) {
       const entry = this.#entries.get(key);
-      if (entry !== undefined) return credentialsOf(entry) ?? NONE;
-      if (!key.includes('/')) return NONE;
+      if (entry !== undefined || !key.includes('/')) return entry;
     }
   }
+}
+
+/**
+ * What a file has for an image, as a call would bring it; `undefined` when that is nothing.
+ * @throws {CriError} `invalidArgument` when the file cannot be read or the reference is none.
+ */
+export async function authFor(path: string, reference: string): Promise<RegistryAuth | undefined> {
+  const { registry, repository } = parseReference(reference);
+  try {
+    await access(path, constants.R_OK);
+  } catch (err) {
+    throw new CriError('invalidArgument', `credentials file ${path}: cannot be read`, { cause: err });
+  }
+  return (await loadAuthFile(path)).entry(registry, repository);
 }
 
 /**

@@ -30,7 +30,7 @@ async function fetchBlob(job: BlobJob, signal: AbortSignal, report: (progress: B
       job.targets,
       (target, index) => {
         if (index > 0) reporter.retries += 1;
-        reporter.source = target.host;
+        reporter.from(target.host);
         return client.blob(target, job, file, { idleMs: job.idleMs, signal, onRetry: () => (reporter.retries += 1) }).catch((err: unknown) => {
           if (err instanceof JobError && err.kind === 'corrupt') file.restart();
           throw err;
@@ -50,8 +50,8 @@ async function fetchBlob(job: BlobJob, signal: AbortSignal, report: (progress: B
 
 /** Tells how far a blob has come. */
 class Reporter implements Disposable {
-  source = '';
   retries = 0;
+  #source = '';
   readonly #file: PartialFile;
   readonly #report: (progress: BlobReport) => void;
   readonly #timer: NodeJS.Timeout;
@@ -61,11 +61,16 @@ class Reporter implements Disposable {
     this.#file = file;
     this.#report = report;
     this.#timer = setInterval(() => this.#tell(), REPORT_MS);
+  }
+
+  /** Where it is asked for next. */
+  from(source: string): void {
+    this.#source = source;
     this.#tell();
   }
 
   #tell(): void {
-    const progress = { receivedBytes: this.#file.bytes, fetchedBytes: this.#file.written, source: this.source, retries: this.retries };
+    const progress = { receivedBytes: this.#file.bytes, fetchedBytes: this.#file.written, source: this.#source, retries: this.retries };
     const text = JSON.stringify(progress);
     if (text === this.#told) return;
     this.#told = text;

@@ -42,6 +42,8 @@ export interface PullProgress {
   readonly source: string;
   readonly layersDone: number;
   readonly layers: readonly LayerProgress[];
+  /** All of it in a line for people; see `describeProgress`. */
+  readonly summary: string;
 }
 
 /** How far a blob has come that one or more pulls want. */
@@ -139,7 +141,7 @@ export class PullTracker {
     const layers = this.#layers.map((layer) => this.#viewLayer(layer));
     const coming = layers.filter(({ state }) => state !== 'present');
     const sum = (of: (layer: LayerProgress) => number): number => coming.reduce((total, layer) => total + of(layer), 0);
-    return {
+    const view = {
       image: this.image,
       stage: this.stage,
       startedAt: this.#startedAt,
@@ -153,6 +155,7 @@ export class PullTracker {
       layersDone: layers.filter(({ state }) => state === 'done' || state === 'present').length,
       layers,
     };
+    return { ...view, summary: describeProgress(view) };
   }
 
   #viewLayer(layer: TrackedLayer): LayerProgress {
@@ -172,7 +175,16 @@ export class PullTracker {
 }
 
 /** `2 of 5 layers done, 31.0 of 120.0 MiB at 0.2 MiB/s from mirror.example:5000, 3 retries`. */
-export function describeProgress({ stage, layers, layersDone, receivedBytes, totalBytes, bytesPerSecond, source, retries }: PullProgress): string {
+export function describeProgress({
+  stage,
+  layers,
+  layersDone,
+  receivedBytes,
+  totalBytes,
+  bytesPerSecond,
+  source,
+  retries,
+}: Omit<PullProgress, 'summary'>): string {
   if (stage === 'manifest') return 'its manifest has not come yet';
   const mib = (bytes: number): string => (bytes / MIB).toFixed(1);
   const from = source === '' ? '' : ` from ${source}`;

@@ -24,6 +24,7 @@ import { Staging } from './staging.ts';
 import { Trash } from './trash.ts';
 
 export type { RegistryAuth } from './auth.ts';
+export { authFor } from './auth.ts';
 export type { ChainId, Digest, ImageId } from './digest.ts';
 export type { CheckFinding, CheckOptions, CheckSummary } from './finding.ts';
 export type { Image, ImageConfig } from './image.ts';

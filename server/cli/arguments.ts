@@ -1,11 +1,13 @@
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { nearest } from '../config/settings.ts';
+import type { ImageCommand } from './image.ts';
 
 /** What the command line asks for. */
 export type Command =
   | { readonly name: 'daemon' | 'config'; readonly config: ConfigArguments }
   | { readonly name: 'sample' | 'version' | 'help' }
-  | { readonly name: 'image load'; readonly config: ConfigArguments; readonly source: string; readonly imageName: string | undefined };
+  | { readonly name: 'image'; readonly config: ConfigArguments; readonly command: ImageCommand };
 
 /** Where the configuration comes from; see `LoadOptions`. */
 export interface ConfigArguments {
@@ -21,8 +23,19 @@ export const usage = `Usage:
       Print the configuration in effect and where each value comes from.
   berth config --default
       Print a configuration file with every key, its meaning and its default.
-  berth image load FILE|DIRECTORY|- [--name REFERENCE] [--config FILE]
-      Hand a docker or OCI archive, or an OCI layout, to the running daemon.
+  berth image pull REFERENCE [--creds USER:PASSWORD | --authfile FILE] [--quiet]
+      Have the running daemon pull an image, and show how far it is. Others see
+      the password of --creds in the list of processes; they cannot see a file.
+  berth image pulls
+      Show the pulls under way, whoever asked for them.
+  berth image load FILE|DIRECTORY|- [--name REFERENCE]
+      Hand a docker or OCI archive (plain, gzip or zstd) or an OCI layout over.
+  berth image ls [--quiet]
+  berth image rm IMAGE...
+  berth image check [--full] [--repair]
+      Look for damage; --full reads every file. --repair removes the images that
+      damaged layers belong to. Exit code 1 when something bad is left.
+      All image commands take --config FILE and, but for rm, --json.
   berth version
   berth help
 `;
@@ -60,14 +73,69 @@ function parseConfigCommand(argv: readonly string[]): Command {
   return values.default === true ? { name: 'sample' } : { name: 'config', config: configArguments(values) };
 }
 
+const imageVerbs = ['load', 'pull', 'pulls', 'ls', 'rm', 'check'] as const;
+const json = { json: { type: 'boolean', default: false } } as const;
+const quiet = { quiet: { type: 'boolean', short: 'q', default: false } } as const;
+
 function parseImage(argv: readonly string[]): Command {
   const [verb = '', ...rest] = argv;
-  if (verb !== 'load') throw verb === '' ? new UsageError('image: which of load?') : unknown('image command', verb, ['load']);
-  const { values, positionals } = parse(rest, { ...configOptions, name: { type: 'string' } });
-  const [source, ...more] = positionals;
-  if (source === undefined) throw new UsageError('image load: no file, directory or - given');
+  if (verb === '') throw new UsageError(`image: which of ${imageVerbs.join(', ')}?`);
+  const known = imageVerbs.find((name) => name === verb);
+  if (known === undefined) throw unknown('image command', verb, imageVerbs);
+  const { config, command } = imageParsers[known](rest);
+  return { name: 'image', config: configArguments(config), command };
+}
+
+type ParsedImage = { readonly config: Parameters<typeof configArguments>[0]; readonly command: ImageCommand };
+
+const imageParsers: Readonly<Record<(typeof imageVerbs)[number], (argv: readonly string[]) => ParsedImage>> = {
+  load: (argv) => {
+    const { values, positionals } = parse(argv, { ...configOptions, ...json, name: { type: 'string' } });
+    const source = one(positionals, 'image load: no file, directory or - given');
+    return { config: values, command: { verb: 'load', source, imageName: values.name, json: values.json } };
+  },
+  pull: (argv) => {
+    const { values, positionals } = parse(argv, { ...configOptions, ...json, ...quiet, creds: { type: 'string' }, authfile: { type: 'string' } });
+    const reference = one(positionals, 'image pull: no reference given');
+    const { creds, authfile } = values;
+    if (creds !== undefined && authfile !== undefined) throw new UsageError('image pull: --creds and --authfile exclude each other');
+    const request = { reference, ...(creds === undefined ? {} : parseCreds(creds)), ...(authfile === undefined ? {} : { authFile: resolve(authfile) }) };
+    return { config: values, command: { verb: 'pull', request, quiet: values.quiet, json: values.json } };
+  },
+  pulls: (argv) => {
+    const { values, positionals } = parse(argv, { ...configOptions, ...json });
+    refuseMore(positionals);
+    return { config: values, command: { verb: 'pulls', json: values.json } };
+  },
+  ls: (argv) => {
+    const { values, positionals } = parse(argv, { ...configOptions, ...json, ...quiet });
+    refuseMore(positionals);
+    return { config: values, command: { verb: 'ls', quiet: values.quiet, json: values.json } };
+  },
+  rm: (argv) => {
+    const { values, positionals } = parse(argv, configOptions);
+    if (positionals.length === 0) throw new UsageError('image rm: no image given');
+    return { config: values, command: { verb: 'rm', names: positionals } };
+  },
+  check: (argv) => {
+    const flag = { type: 'boolean', default: false } as const;
+    const { values, positionals } = parse(argv, { ...configOptions, ...json, full: flag, repair: flag });
+    refuseMore(positionals);
+    return { config: values, command: { verb: 'check', full: values.full, repair: values.repair, json: values.json } };
+  },
+};
+
+function one([first, ...more]: readonly string[], missing: string): string {
+  if (first === undefined) throw new UsageError(missing);
   refuseMore(more);
-  return { name: 'image load', config: configArguments(values), source, imageName: values.name };
+  return first;
+}
+
+/** Nothing of it is quoted in an error. */
+function parseCreds(creds: string): { username: string; password: string } {
+  const colon = creds.indexOf(':');
+  if (colon < 1) throw new UsageError('image pull: --creds is not USER:PASSWORD');
+  return { username: creds.slice(0, colon), password: creds.slice(colon + 1) };
 }
 
 function parse<const T extends NonNullable<Parameters<typeof parseArgs>[0]>['options']>(argv: readonly string[], options: T) {

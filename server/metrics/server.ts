@@ -12,6 +12,8 @@ export interface MetricsServerOptions {
   readonly port: number;
   /** Path of a unix socket to serve on as well; empty for none. */
   readonly socket: string;
+  /** What else is answered, as JSON, by path: asked at each request. */
+  readonly resources: Readonly<Record<string, () => object>>;
   readonly log: Log;
 }
 
@@ -22,13 +24,13 @@ export interface MetricsServer extends AsyncDisposable {
 }
 
 /**
- * Serves `/metrics` and `/healthz` on TCP and, if asked, on a unix socket (mode 0660).
+ * Serves `/metrics`, `/healthz` and the resources given on TCP and, if asked, on a unix socket (mode 0660).
  * @throws {CriError} `failedPrecondition` when the address or the socket is in use.
  */
-export async function serveMetrics({ registry, host, port, socket, log }: MetricsServerOptions): Promise<MetricsServer> {
+export async function serveMetrics({ registry, host, port, socket, resources, log }: MetricsServerOptions): Promise<MetricsServer> {
   await using undo = new AsyncDisposableStack();
   const answer = (request: IncomingMessage, response: ServerResponse): void => {
-    serve(registry, request, response).catch((err: unknown) => {
+    serve({ registry, resources }, request, response).catch((err: unknown) => {
       log.error({ err }, 'Could not serve metrics');
       if (response.headersSent) response.destroy();
       else reply(response, 500, 'metrics could not be collected\n');
@@ -71,15 +73,24 @@ function newServer(answer: (request: IncomingMessage, response: ServerResponse) 
   return server;
 }
 
-async function serve(registry: Metrics['registry'], request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function serve(
+  { registry, resources }: Pick<MetricsServerOptions, 'registry' | 'resources'>,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
   request.resume();
-  const path = request.url?.split('?', 1)[0];
-  if (path !== '/metrics' && path !== '/healthz') return reply(response, 404, 'not found\n');
+  const path = request.url?.split('?', 1)[0] ?? '';
+  const resource = Object.hasOwn(resources, path) ? resources[path] : undefined;
+  if (path !== '/metrics' && path !== '/healthz' && resource === undefined) return reply(response, 404, 'not found\n');
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     response.setHeader('allow', 'GET, HEAD');
     return reply(response, 405, 'method not allowed\n');
   }
   if (path === '/healthz') return reply(response, 200, 'ok\n');
+  if (resource !== undefined) {
+    response.setHeader('content-type', 'application/json');
+    return reply(response, 200, `${JSON.stringify(resource())}\n`);
+  }
   const text = await registry.metrics();
   response.setHeader('content-type', registry.contentType);
   reply(response, 200, text);

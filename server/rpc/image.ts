@@ -1,6 +1,7 @@
 import { CriError, quote } from '#base/errors.ts';
+import type { Log } from '#base/log.ts';
 import type { Image as CriImage, FilesystemUsage, ImageFilter, ImageSpec, Init } from '../../proto/cri.ts';
-import { describeProgress, type Image } from '../../storage/storage.ts';
+import { describeProgress, type Image, type Storage } from '../../storage/storage.ts';
 import type { Handler, StreamHandler } from '../call.ts';
 import type { WritableLayerUsage } from '../container/writable-usage.ts';
 import type { Parts } from '../parts.ts';
@@ -78,7 +79,11 @@ export const removeImage =
   };
 
 /** Removes an image with all its names; gives its id, or `undefined` when it is not there. See `Storage.remove` for the failures. */
-export async function removeImageNamed({ storage, log }: Pick<Parts, 'storage' | 'log'>, name: string, signal: AbortSignal): Promise<string | undefined> {
+export async function removeImageNamed(
+  { storage, log }: { readonly storage: Pick<Storage, 'find' | 'remove'>; readonly log: Log },
+  name: string,
+  signal: AbortSignal,
+): Promise<string | undefined> {
   const found = storage.find(name);
   if (found === undefined) return undefined;
   await storage.remove(found.id, { signal });

@@ -43,7 +43,7 @@ test.skipIf(promtool === undefined)('what is served is without fault for promtoo
 
 test.skipIf(prometheus === undefined)('Prometheus scrapes the daemon and answers questions about it', async () => {
   using metrics = usedMetrics();
-  await using served = await serveMetrics({ registry: metrics.registry, host: '127.0.0.1', port: 0, socket: '', log: silentLog });
+  await using served = await serveMetrics({ registry: metrics.registry, host: '127.0.0.1', port: 0, socket: '', resources: {}, log: silentLog });
   await using server = await startPrometheus(served.address);
   await until('the target to be up', async () => (await server.query('up{job="berth"}'))[0] === 1);
 

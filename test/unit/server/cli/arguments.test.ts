@@ -1,5 +1,10 @@
 import { expect, test } from 'vitest';
 import { parseCommand, UsageError } from '../../../../server/cli/arguments.ts';
+import type { ImageCommand } from '../../../../server/cli/image.ts';
+
+function image(command: ImageCommand, path?: string) {
+  return { name: 'image', config: { path, overrides: {} }, command };
+}
 
 test.each([
   ['', { name: 'daemon', config: { path: undefined, overrides: {} } }],
@@ -12,8 +17,15 @@ test.each([
   ['--version', { name: 'version' }],
   ['help', { name: 'help' }],
   ['image load --help', { name: 'help' }],
-  ['image load x.tar', { name: 'image load', config: { path: undefined, overrides: {} }, source: 'x.tar', imageName: undefined }],
-  ['image load - --name busybox:1 --config /c', { name: 'image load', config: { path: '/c', overrides: {} }, source: '-', imageName: 'busybox:1' }],
+  ['image load x.tar', image({ verb: 'load', source: 'x.tar', imageName: undefined, json: false })],
+  ['image load - --name busybox:1 --config /c', image({ verb: 'load', source: '-', imageName: 'busybox:1', json: false }, '/c')],
+  ['image pull a:1', image({ verb: 'pull', request: { reference: 'a:1' }, quiet: false, json: false })],
+  ['image pull a --creds u:p:q -q', image({ verb: 'pull', request: { reference: 'a', username: 'u', password: 'p:q' }, quiet: true, json: false })],
+  ['image pull a --authfile /a.json --json', image({ verb: 'pull', request: { reference: 'a', authFile: '/a.json' }, quiet: false, json: true })],
+  ['image pulls --json', image({ verb: 'pulls', json: true })],
+  ['image ls -q', image({ verb: 'ls', quiet: true, json: false })],
+  ['image rm a b', image({ verb: 'rm', names: ['a', 'b'] })],
+  ['image check --repair', image({ verb: 'check', full: false, repair: true, json: false })],
 ])('parseCommand() understands "%s"', (line, command) => {
   expect(parseCommand(line.split(' ').filter((word) => word !== ''))).toEqual(command);
 });
@@ -24,7 +36,12 @@ test.each([
   ['daemon extra', 'unexpected argument: extra'],
   ['config --set root=/x --bogus', "Unknown option '--bogus'"],
   ['daemon --set root', '--set root: not SECTION.KEY=VALUE'],
-  ['image', 'image: which of load?'],
+  ['image', 'image: which of load, pull, pulls, ls, rm, check?'],
+  ['image pull', 'image pull: no reference given'],
+  ['image pull a --creds secret', /^image pull: --creds is not USER:PASSWORD$/],
+  ['image pull a --creds u:p --authfile f', '--creds and --authfile exclude each other'],
+  ['image rm', 'image rm: no image given'],
+  ['image ls x', 'unexpected argument: x'],
   ['image laod x', 'unknown image command: laod; did you mean load?'],
   ['image load', 'image load: no file, directory or - given'],
   ['image load a b', 'unexpected argument: b'],

@@ -32,11 +32,20 @@ function ask(where: { port: number } | { socketPath: string }, path: string, met
 async function serving({ socket = '' } = {}) {
   const stack = new AsyncDisposableStack();
   const metrics = stack.use(createMetrics({ version: '1' }));
-  const server = stack.use(await serveMetrics({ registry: metrics.registry, host: '127.0.0.1', port: 0, socket, log: silentLog }));
+  const server = stack.use(
+    await serveMetrics({
+      registry: metrics.registry,
+      host: '127.0.0.1',
+      port: 0,
+      socket,
+      resources: { '/images/pulls': () => ({ pulls: [] }) },
+      log: silentLog,
+    }),
+  );
   return { metrics, server, [Symbol.asyncDispose]: () => stack.disposeAsync() };
 }
 
-test('serveMetrics() answers /metrics and /healthz and nothing else', async () => {
+test('serveMetrics() answers /metrics, /healthz, what else it is given, and nothing else', async () => {
   await using world = await serving();
   const { server } = world;
   const { port } = server;
@@ -46,6 +55,8 @@ test('serveMetrics() answers /metrics and /healthz and nothing else', async () =
   expect(metrics.text).toContain('# TYPE berth_rpc_duration_seconds histogram');
   expect(await ask({ port }, '/metrics', 'HEAD')).toMatchObject({ status: 200, text: '' });
   expect(await ask({ port }, '/healthz')).toMatchObject({ status: 200, text: 'ok\n' });
+  expect(await ask({ port }, '/images/pulls')).toMatchObject({ status: 200, type: 'application/json', text: '{"pulls":[]}\n' });
+  expect(await ask({ port }, '/toString')).toMatchObject({ status: 404 });
   expect(await ask({ port }, '/')).toMatchObject({ status: 404 });
   expect(await ask({ port }, '/metrics/..')).toMatchObject({ status: 404 });
   expect(await ask({ port }, '/metrics', 'POST')).toMatchObject({ status: 405 });
@@ -107,7 +118,7 @@ test('serveMetrics() says which address is in use, and leaves nothing open', asy
   await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
   const { port } = taken.address() as { port: number };
   using metrics = createMetrics({ version: '1' });
-  const options = { registry: metrics.registry, host: '127.0.0.1', port, socket: '', log: silentLog };
+  const options = { registry: metrics.registry, host: '127.0.0.1', port, socket: '', resources: {}, log: silentLog };
   await expect(serveMetrics(options)).rejects.toThrow(
     expect.objectContaining({ kind: 'failedPrecondition', message: expect.stringMatching(`^serve metrics on 127.0.0.1:${port}: .*EADDRINUSE`) }),
   );
