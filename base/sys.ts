@@ -329,6 +329,8 @@ export const O_PATH = 0o10000000;
 
 const openat2 = libc.func('long syscall(long, int, const char*, const uint64_t*, size_t)');
 
+const OPENAT2_ATTEMPTS = 100;
+
 /**
  * Opens `path` with the directory `root` as its root: absolute symlinks and `..` stay below it and magic links are
  * refused, so that a hostile tree cannot lead out of it. The descriptor is the caller's to close. Source: openat2(2).
@@ -342,7 +344,11 @@ export function openInRoot(root: string, path: string, flags: number): number {
   const dir = openSync(root, O_PATH);
   try {
     const how = new BigUint64Array([BigInt(flags | O_CLOEXEC), 0n, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS]);
-    return check(Number(openat2(SYS_openat2, dir, path, how, how.byteLength)), 'openat2', path);
+    for (let attempt = 1; ; attempt += 1) {
+      const fd = Number(openat2(SYS_openat2, dir, path, how, how.byteLength));
+      // EAGAIN: a rename or mount anywhere on the machine meanwhile, so that the kernel cannot vouch for a `..`.
+      if (fd >= 0 || koffi.errno() !== koffi.os.errno.EAGAIN || attempt === OPENAT2_ATTEMPTS) return check(fd, 'openat2', path);
+    }
   } finally {
     closeSync(dir);
   }
