@@ -17,6 +17,11 @@ export function pluginEnv(verb: Verb, pod: PodNetwork, { ifName, netns, pluginDi
   };
 }
 
+/** The environment of the verbs that are about no pod. */
+export function nodeEnv(verb: Verb, pluginDirs: readonly string[]): Record<string, string> {
+  return { CNI_COMMAND: verb, CNI_PATH: pluginDirs.join(':') };
+}
+
 /** What Kubernetes' runtimes tell plugins about the pod; Multus, Calico and others look it up by these keys. */
 export function cniArgs({ id, namespace, name, uid }: PodNetwork): string {
   return `IgnoreUnknown=1;K8S_POD_NAMESPACE=${namespace};K8S_POD_NAME=${name};K8S_POD_INFRA_CONTAINER_ID=${id};K8S_POD_UID=${uid}`;

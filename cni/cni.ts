@@ -1,39 +1,62 @@
-import { statfs } from 'node:fs/promises';
-import { CriError, describeError, isErrno } from '#base/errors.ts';
 import { type Run, run } from '#base/exec.ts';
+import { Semaphore } from '#base/lock.ts';
 import type { Log } from '#base/log.ts';
-import { checkArgs, pluginEnv } from './args.ts';
-import { capabilityArgs, parsePodCidr, runtimeConfig } from './capabilities.ts';
-import { type CniVersion, type PluginConf, speaks } from './conf.ts';
+import { checkArgs } from './args.ts';
+import { AttachmentCache } from './cache.ts';
+import { capabilityArgs, checkAnnotations, parsePodCidr } from './capabilities.ts';
+import { Chain, startLimit } from './chain.ts';
+import { speaks } from './conf.ts';
+import { Conntrack } from './conntrack.ts';
+import { Executor } from './execute.ts';
+import { Gate } from './gate.ts';
+import { withPortMapping } from './host-ports.ts';
 import { findPlugin } from './load.ts';
+import { isNamespace } from './netns.ts';
 import { Networks } from './networks.ts';
-import { CniError, callPlugin, type Limit, type PluginCall, type Verb } from './plugin.ts';
-import type { Attachment, PodNetwork } from './pod-network.ts';
-import { addressesOf, type CniResult, parseResult } from './result.ts';
+import { CniError, type PluginRun } from './plugin.ts';
+import type { Attachment, CallOptions, NetworkAttachment, PodNetwork } from './pod-network.ts';
+import { Readiness } from './readiness.ts';
+import { addressesOf, firstOfEachFamily } from './result.ts';
+import { PluginVersions } from './versions.ts';
 
 export type { NetworkConf, PluginConf } from './conf.ts';
 export { endOrphanedPlugins } from './orphans.ts';
-export { CniError } from './plugin.ts';
-export type { Attachment, PodNetwork, PortMapping } from './pod-network.ts';
-export type { CniResult } from './result.ts';
+export { CniError, type PluginRun } from './plugin.ts';
+export type { Attachment, CallOptions, NetworkAttachment, PodNetwork, PortMapping } from './pod-network.ts';
+export { type CniResult, dnsOf } from './result.ts';
 
 export interface CniOptions {
   /** Where the network configurations lie; need not exist yet. */
   readonly networkDir: string;
   /** Where plugin binaries are looked for, in this order. */
   readonly pluginDirs: readonly string[];
-  /** The network that pods get; empty for the first by file name. */
-  readonly defaultNetwork: string;
+  /** The second copy of what is attached lies here; made where it is not there. */
+  readonly cacheDir: string;
   /** See `setPodCidr()`. */
   readonly podCidr?: string;
+  readonly settings: CniSettings;
+  readonly log: Log;
+  readonly run?: Run;
+  /** Called after each execution of a plugin. */
+  readonly observe?: (ended: PluginRun) => void;
+}
+
+/** What may change while pods run. */
+export interface CniSettings {
+  /** The network that pods get; empty for the first by file name. */
+  readonly defaultNetwork: string;
+  /** Names of the networks that each pod gets beside it, as `eth1`, `eth2`, … */
+  readonly additionalNetworks: readonly string[];
   /** For a pod's whole chain of ADDs, in milliseconds. */
   readonly addTimeoutMs: number;
   /** For a pod's whole chain of DELs, in milliseconds. */
   readonly delTimeoutMs: number;
-  readonly log: Log;
-  readonly run?: Run;
-  /** Called after each execution of a plugin. */
-  readonly observe?: (verb: string, plugin: string, seconds: number, ok: boolean) => void;
+  /** Pods whose ADDs run at the same time, and apart from them pods whose DELs do; 0 sets no limit. */
+  readonly parallel: number;
+  /** How long STATUS may fail before the node tells so, in milliseconds; with 0 it is asked until it succeeds, and not again. */
+  readonly statusGraceMs: number;
+  /** False where pods get no host ports. */
+  readonly hostPorts: boolean;
 }
 
 /** The node's pod network as `Status` tells it; `reason` and `message` are empty when it is ready. */
@@ -44,52 +67,84 @@ export interface NetworkStatus {
   readonly message: string;
 }
 
-/** `onStage` is told which plugin runs now, such as `CNI ADD by plugin bridge`. */
-export interface CallOptions {
-  readonly signal: AbortSignal;
-  readonly onStage?: ((stage: string) => void) | undefined;
-}
-
-/** The interface in the pod that Kubernetes expects. */
-const IF_NAME = 'eth0';
-
 /**
- * Puts pods on the node's network, and takes them off again, by executing CNI plugins (spec 1.1 and back to 0.1).
+ * Puts pods on the node's networks, and takes them off again, by executing CNI plugins (spec 1.1 and back to 0.1).
  * The caller sees to it that calls for one pod come one after the other; different pods run side by side.
  */
 export class Cni implements AsyncDisposable {
   readonly #options: CniOptions;
-  readonly #run: Run;
+  readonly #chain: Chain;
   readonly #networks: Networks;
+  readonly #readiness: Readiness;
+  readonly #cache: AttachmentCache;
+  readonly #conntrack: Conntrack;
+  readonly #gate = new Gate();
+  #settings: CniSettings;
+  #adds: Semaphore;
+  #dels: Semaphore;
   #podCidr: string;
 
-  private constructor(options: CniOptions, networks: Networks) {
+  private constructor(options: CniOptions, parts: { chain: Chain; networks: Networks; cache: AttachmentCache }) {
+    const { settings, log } = options;
     this.#options = options;
-    this.#run = options.run ?? run;
-    this.#networks = networks;
+    this.#settings = settings;
+    this.#chain = parts.chain;
+    this.#networks = parts.networks;
+    this.#cache = parts.cache;
+    this.#conntrack = new Conntrack(options.run ?? run, log);
+    this.#adds = semaphore(settings);
+    this.#dels = semaphore(settings);
     this.#podCidr = options.podCidr ?? '';
+    this.#readiness = new Readiness({ networks: parts.networks, ask: ({ conf }) => this.#chain.askStatus(conf), graceMs: settings.statusGraceMs, log });
   }
 
   /** Reads the configuration and begins to watch it. Succeeds without any: `status()` then tells. */
   static async open(options: CniOptions): Promise<Cni> {
-    if (options.podCidr !== undefined && options.podCidr !== '') parsePodCidr(options.podCidr);
-    return new Cni(options, await Networks.open(options));
+    const { podCidr = '', settings, log, networkDir, pluginDirs } = options;
+    if (podCidr !== '') parsePodCidr(podCidr);
+    const commandRun = options.run ?? run;
+    const observe = options.observe ?? (() => {});
+    const versions = new PluginVersions({
+      run: commandRun,
+      log,
+      observe: (seconds, plugin, ok) => observe({ verb: 'VERSION', plugin, network: '', seconds, ...(ok ? {} : { error: 'no answer' }) }),
+    });
+    const cache = await AttachmentCache.open(options.cacheDir, log);
+    const networks = await Networks.open({ networkDir, pluginDirs, ...settings, log, versions });
+    const executor = new Executor({ run: commandRun, pluginDirs, observe });
+    const find = (type: string, fresh: boolean): Promise<string> => (fresh ? findPlugin(type, pluginDirs) : networks.pluginPath(type));
+    return new Cni(options, { chain: new Chain(executor, find), networks, cache });
   }
 
-  /** From memory, which follows the files within about a second. */
+  /** Takes other settings; what runs goes on under those that it began with. */
+  async configure(settings: CniSettings): Promise<void> {
+    const { parallel } = this.#settings;
+    this.#settings = settings;
+    if (settings.parallel !== parallel) {
+      this.#adds = semaphore(settings);
+      this.#dels = semaphore(settings);
+    }
+    this.#readiness.graceMs = settings.statusGraceMs;
+    await this.#networks.configure(settings);
+  }
+
+  /** From memory, which follows the files within about a second, and STATUS within a few. */
   status(): NetworkStatus {
-    const { why } = this.#networks.choice;
+    const { why } = this.#readiness;
     return why === undefined ? { ready: true, reason: '', message: '' } : { ready: false, reason: 'NetworkPluginNotReady', message: why };
   }
 
   /** For people: the networks seen, the files passed over, the default. From memory. */
   info(): object {
     const { networks, problems } = this.#networks.inventory;
+    const { defaultNetwork, additionalNetworks } = this.#settings;
     return {
       networkDir: this.#options.networkDir,
       pluginDirs: this.#options.pluginDirs,
-      defaultNetwork: this.#networks.choice.network?.conf.name ?? this.#options.defaultNetwork,
+      defaultNetwork: this.#networks.choice.network?.conf.name ?? defaultNetwork,
+      additionalNetworks,
       podCidr: this.#podCidr,
+      notReady: this.#readiness.whyNot() ?? '',
       networks: networks.map(({ file, conf, missing }) => ({
         name: conf.name,
         file,
@@ -112,127 +167,134 @@ export class Cni implements AsyncDisposable {
   }
 
   /**
-   * Picks the network for a pod. The caller keeps the answer before it calls `attach()`.
-   * @throws {CriError} `failedPrecondition` when no network is ready, after one fresh look at the files;
-   * `invalidArgument` for a pod that the plugins cannot be told about.
+   * Picks the networks for a pod, and waits for them while they are not ready: `onStage` is told why. The caller keeps
+   * the answer before it calls `attach()`.
+   * @throws {CriError} `invalidArgument` for a pod that the plugins cannot be told about; `failedPrecondition` for host
+   * ports that nothing can map; the reason of `signal`.
    */
-  async plan(pod: PodNetwork): Promise<Attachment> {
+  async plan(pod: PodNetwork, { signal, onStage }: CallOptions): Promise<Attachment> {
     checkArgs(pod);
-    const { network, why } = await this.#networks.fresh();
-    if (network === undefined) throw new CriError('failedPrecondition', `pod network is not ready: ${why}`);
-    const { conf } = network;
-    return { ifName: IF_NAME, conf, pod, capabilityArgs: capabilityArgs(conf, pod, this.#podCidr) };
+    checkAnnotations(pod);
+    const told = this.#settings.hostPorts ? pod : { ...pod, portMappings: [] };
+    const networks = await this.#readiness.wait(signal, (why) => onStage?.(`waiting for the pod network (${why})`));
+    const planned = networks.map(async ({ conf }, index): Promise<NetworkAttachment> => {
+      // Host ports lead to the pod's main address, and a second mapping of them would be a conflict.
+      const own = index === 0 ? told : { ...told, portMappings: [] };
+      const full = await withPortMapping(conf, own, (type) => this.#networks.pluginPath(type));
+      return { ifName: `eth${index}`, conf: full, capabilityArgs: capabilityArgs(full, own, this.#podCidr) };
+    });
+    return { pod: told, networks: await Promise.all(planned) };
   }
 
   /**
-   * Adds the pod to its network: ADD by each plugin in turn, each with the result before it. `ips` are the pod's
-   * addresses in the result's order, the first of which is the pod's main one.
+   * Adds the pod to its networks: ADD by each plugin in turn, each with the result before it. `ips` are the pod's
+   * addresses on the first network, one for each family, in the result's order; the first is the pod's main one.
    *
    * When it fails, part of the network may be there: **it does not run DEL itself**. The caller has registered
    * `detach()` with the planned attachment as its way back before calling, and keeps trying where that fails too.
-   * @throws {CniError} when a plugin fails; {CriError} `deadlineExceeded` when the chain takes longer than
+   * @throws {CniError} when a plugin fails; {CriError} `deadlineExceeded` when all of it takes longer than
    * `addTimeoutMs`; the reason of `signal`.
    */
-  async attach(attachment: Attachment, { signal, onStage }: CallOptions): Promise<{ attachment: Attachment; ips: string[] }> {
-    const { conf, ifName, pod } = attachment;
-    const limit = startLimit(this.#options.addTimeoutMs);
-    let result: CniResult | undefined;
-    let last = '';
-    for (const plugin of conf.plugins) {
-      const path = await this.#find('ADD', attachment, plugin, (type) => this.#networks.pluginPath(type));
-      onStage?.(`CNI ADD by plugin ${plugin.type}`);
-      result = await this.#call('ADD', attachment, { plugin, path, prevResult: result, netns: pod.netns, limit, signal });
-      last = plugin.type;
-    }
-    if (result === undefined) throw new CriError('failedPrecondition', `network ${conf.name} has no plugins`);
-    const ips = addressesOf(result, ifName);
-    if (ips.length === 0) throw new CniError({ verb: 'ADD', plugin: last, network: conf.name }, `answered with no address for ${ifName}`);
-    return { attachment: { ...attachment, result }, ips };
+  async attach(attachment: Attachment, options: CallOptions): Promise<{ attachment: Attachment; ips: string[] }> {
+    options.onStage?.('waiting for the CNI plugins of other pods');
+    return await this.#turn(this.#adds, options.signal, async () => {
+      const limit = startLimit(this.#settings.addTimeoutMs);
+      await this.#cache.save(attachment);
+      let added = attachment;
+      for (const [index, network] of attachment.networks.entries()) {
+        const result = await this.#chain.add(attachment.pod, network, { ...options, limit });
+        added = { ...added, networks: added.networks.with(index, { ...network, result }) };
+        await this.#cache.save(added);
+      }
+      const [main] = added.networks;
+      const ips = main?.result === undefined ? [] : firstOfEachFamily(addressesOf(main.result, main.ifName));
+      if (main === undefined || ips.length === 0) {
+        const { conf, ifName } = main ?? { conf: { name: '', plugins: [] }, ifName: '' };
+        throw new CniError({ verb: 'ADD', plugin: conf.plugins.at(-1)?.type ?? '', network: conf.name }, `answered with no address for ${ifName}`);
+      }
+      await this.#conntrack.flush(attachment.pod, options.signal);
+      return { attachment: added, ips };
+    });
   }
 
   /**
-   * Takes the pod off its network: DEL by each plugin in reverse order, with the final result of ADD where there is one
-   * (CNI spec 1.1, DEL). Safe to repeat, and to call for what was never, or only half, attached. A network namespace that
-   * is gone is no hindrance. Stops at the first plugin that fails: a retry runs the whole chain again, and plugins
-   * further on may need what the failed one still holds.
+   * Takes the pod off its networks: DEL by each plugin in reverse order, with the final result of ADD where there is one
+   * (CNI spec 1.1, DEL), from the cache where the caller's attachment has none. Safe to repeat, and to call for what was
+   * never, or only half, attached. A network namespace that is gone is no hindrance. A chain stops at the first plugin
+   * that fails: a retry runs the whole chain again, and plugins further on may need what the failed one still holds.
    * @throws as `attach()`, with `delTimeoutMs`; {CniError} also when a plugin's binary is gone, since nobody else knows
    * what it has set up.
    */
-  async detach(attachment: Attachment, { signal, onStage }: CallOptions): Promise<void> {
-    const { conf, pod, result } = attachment;
-    const limit = startLimit(this.#options.delTimeoutMs);
-    const netns = (await isNamespace(pod.netns)) ? pod.netns : '';
-    // DEL has had `prevResult` since CNI 0.4.0.
-    const prevResult = speaks(conf.cniVersion, '0.4.0') ? result : undefined;
-    for (const plugin of conf.plugins.toReversed()) {
-      const path = await this.#find('DEL', attachment, plugin, (type) => findPlugin(type, this.#options.pluginDirs));
-      onStage?.(`CNI DEL by plugin ${plugin.type}`);
-      await this.#call('DEL', attachment, { plugin, path, prevResult, netns, limit, signal });
-    }
+  async detach(attachment: Attachment, options: CallOptions): Promise<void> {
+    options.onStage?.('waiting for the CNI plugins of other pods');
+    await this.#turn(this.#dels, options.signal, async () => {
+      const { pod, networks } = attachment;
+      const limit = startLimit(this.#settings.delTimeoutMs);
+      const netns = (await isNamespace(pod.netns)) ? pod.netns : '';
+      const cached = networks.every(({ result }) => result !== undefined) ? undefined : await this.#cache.load(pod.id);
+      const failures: unknown[] = [];
+      for (const network of networks.toReversed()) {
+        const result = network.result ?? cached?.networks.find(({ conf, ifName }) => conf.name === network.conf.name && ifName === network.ifName)?.result;
+        const whole = { ...network, ...(result === undefined ? {} : { result }) };
+        await this.#chain.delete(pod, whole, { ...options, netns, limit }).catch((err: unknown) => failures.push(err));
+      }
+      if (failures.length > 0) throw failures[0];
+      await this.#conntrack.flush(pod, options.signal);
+      await this.#cache.remove(pod.id);
+    });
+  }
+
+  /**
+   * Asks the plugins whether all is still there that ADD has made (CNI spec 1.1, CHECK). Networks without a result,
+   * older than CNI 0.4.0 or with `disableCheck` are passed over.
+   * @throws {CniError} of the first plugin that misses something.
+   */
+  async check({ pod, networks }: Attachment, options: CallOptions): Promise<void> {
+    for (const network of networks) await this.#chain.check(pod, network, options);
+  }
+
+  /**
+   * Has plugins take away what belongs to none of these pods (CNI spec 1.1, GC), on each network in 1.1 that does not
+   * forbid it. No ADD or DEL runs meanwhile; `attached` is asked when that is so. What fails is logged: the next one
+   * will try again. Rejects only with the reason of `signal`.
+   */
+  async collectGarbage(attached: () => readonly Attachment[], signal: AbortSignal): Promise<void> {
+    const wanted = this.#networks.inventory.networks.filter(({ conf, missing }) => speaks(conf.cniVersion, '1.1.0') && !conf.disableGC && missing.length === 0);
+    if (wanted.length === 0) return;
+    await this.#gate.alone(async () => {
+      const all = attached().flatMap(({ pod, networks }) => networks.map(({ conf, ifName }) => ({ name: conf.name, containerID: pod.id, ifname: ifName })));
+      for (const { conf } of wanted) {
+        const valid = all.filter(({ name }) => name === conf.name).map(({ name: _, ...rest }) => rest);
+        await this.#chain.collectGarbage(conf, valid, {
+          signal,
+          failed: (err) => this.#options.log.warn({ network: conf.name, err }, 'Failed CNI garbage collection'),
+        });
+      }
+    }, signal);
+  }
+
+  /** Attachments that the cache has and that belong to none of these pods: their records were lost. */
+  async lost(known: ReadonlySet<string>): Promise<Attachment[]> {
+    const ids = (await this.#cache.ids()).filter((id) => !known.has(id));
+    return (await Promise.all(ids.map((id) => this.#cache.load(id)))).filter((attachment) => attachment !== undefined);
+  }
+
+  /** Gives up what could not be detached: the plugins may have left something, and nobody will tell them again. */
+  async forget(id: string): Promise<void> {
+    await this.#cache.remove(id);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#networks[Symbol.asyncDispose]();
+    await this.#readiness[Symbol.asyncDispose]();
   }
 
-  async #find(verb: Verb, { conf }: Attachment, { type }: PluginConf, find: (type: string) => Promise<string>): Promise<string> {
-    try {
-      return await find(type);
-    } catch (err) {
-      throw new CniError({ verb, plugin: type, network: conf.name }, describeError(err));
-    }
-  }
-
-  async #call(
-    verb: Verb,
-    { conf, pod, ifName, capabilityArgs: args }: Attachment,
-    step: { plugin: PluginConf; path: string; prevResult: CniResult | undefined; netns: string; limit: Limit; signal: AbortSignal },
-  ): Promise<CniResult | undefined> {
-    const { plugin, path, prevResult, netns, limit, signal } = step;
-    const { capabilities: _, ...own } = plugin;
-    const runtime = runtimeConfig(plugin, args);
-    // CNI spec 1.1, section 3, "Deriving request configuration": these are put in, `capabilities` is taken out.
-    const input = { ...own, name: conf.name, cniVersion: conf.cniVersion, ...(runtime && { runtimeConfig: runtime }), ...(prevResult && { prevResult }) };
-    const startedAt = performance.now();
-    let ok = false;
-    try {
-      const env = pluginEnv(verb, pod, { ifName, netns, pluginDirs: this.#options.pluginDirs });
-      const call = { verb, plugin: plugin.type, path, network: conf.name, env, input: JSON.stringify(input) };
-      const stdout = await callPlugin(call, { run: this.#run, limit, signal });
-      const result = verb === 'ADD' ? readResult(call, stdout, conf.cniVersion) : undefined;
-      ok = true;
-      return result;
-    } finally {
-      this.#options.observe?.(verb, plugin.type, (performance.now() - startedAt) / 1000, ok);
-    }
+  /** Waits for a place among those that run at once, and for a GC to end. Time limits begin after that. */
+  #turn<T>(places: Semaphore, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    return places.run(() => this.#gate.pass(work, signal), signal);
   }
 }
 
-function readResult(call: PluginCall, stdout: string, version: CniVersion): CniResult {
-  try {
-    return parseResult(stdout, version);
-  } catch (err) {
-    throw new CniError(call, describeError(err));
-  }
-}
-
-function startLimit(ms: number): Limit {
-  return { ms, signal: AbortSignal.timeout(ms) };
-}
-
-/**
- * True where a namespace is mounted, or a process has one. After a lazy unmount an empty file may remain, which plugins
- * refuse. Source: linux/magic.h.
- */
-async function isNamespace(path: string): Promise<boolean> {
-  const NSFS_MAGIC = 0x6e736673;
-  const PROC_SUPER_MAGIC = 0x9fa0;
-  if (path === '') return false;
-  try {
-    const { type } = await statfs(path);
-    return type === NSFS_MAGIC || type === PROC_SUPER_MAGIC;
-  } catch (err) {
-    if (isErrno(err, 'ENOENT', 'ENOTDIR')) return false;
-    throw err;
-  }
+function semaphore({ parallel }: CniSettings): Semaphore {
+  return new Semaphore(parallel === 0 ? Number.POSITIVE_INFINITY : parallel);
 }

@@ -25,7 +25,10 @@ export interface NetworkConf {
 
 /** A configuration as written: `plugins` may lie in other files, see `wantsMorePlugins`. */
 export interface ParsedConf {
+  /** In the newest version offered that is understood. */
   readonly conf: NetworkConf;
+  /** The versions offered that are understood, never empty: the plugins may not speak the newest. */
+  readonly offered: readonly CniVersion[];
   /** CNI 1.1: unless `loadOnlyInlinedPlugins` is set, a list is extended by the files in a directory of its name. */
   readonly wantsMorePlugins: boolean;
 }
@@ -45,8 +48,10 @@ export function parseConf(text: string): ParsedConf {
   const onlyInlined = flag(raw, 'loadOnlyInlinedPlugins');
   if (isList && listed.length === 0 && (onlyInlined || raw.plugins !== undefined)) throw new Error('plugins: names no plugin');
   const plugins = isList ? listed.map((plugin, index) => pluginConf(plugin, `plugins[${index}].`)) : [pluginConf(raw, '')];
+  const offered = offeredVersions(raw);
   return {
-    conf: { name, cniVersion: chooseVersion(raw), plugins, disableCheck: flag(raw, 'disableCheck'), disableGC: flag(raw, 'disableGC') },
+    conf: { name, cniVersion: offered.at(-1) ?? '0.1.0', plugins, disableCheck: flag(raw, 'disableCheck'), disableGC: flag(raw, 'disableGC') },
+    offered,
     wantsMorePlugins: isList && !onlyInlined,
   };
 }
@@ -93,14 +98,14 @@ function pluginConf(raw: unknown, path: string): PluginConf {
   return raw as PluginConf;
 }
 
-/** The newest understood version among `cniVersion` and, since CNI 1.1, `cniVersions`; 0.1.0 where none is given. */
-function chooseVersion(raw: Record<string, unknown>): CniVersion {
+/** The understood versions among `cniVersion` and, since CNI 1.1, `cniVersions`, oldest first; 0.1.0 where none is given. */
+function offeredVersions(raw: Record<string, unknown>): CniVersion[] {
   const { cniVersion = '', cniVersions = [] } = raw;
   if (!Array.isArray(cniVersions)) throw new Error(`cniVersions: ${quote(cniVersions)} is not a list`);
   const offered: unknown[] = [...(cniVersion === '' ? [] : [cniVersion]), ...cniVersions];
-  if (offered.length === 0) return '0.1.0';
-  const known = CNI_VERSIONS.findLast((version) => offered.includes(version));
-  if (known === undefined) throw new Error(`cniVersion: ${offered.map(quote).join(', ')} is not understood (understood: ${CNI_VERSIONS.join(', ')})`);
+  if (offered.length === 0) return ['0.1.0'];
+  const known = CNI_VERSIONS.filter((version) => offered.includes(version));
+  if (known.length === 0) throw new Error(`cniVersion: ${offered.map(quote).join(', ')} is not understood (understood: ${CNI_VERSIONS.join(', ')})`);
   return known;
 }
 

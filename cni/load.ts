@@ -2,13 +2,14 @@ import { constants } from 'node:fs';
 import { access, readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describeError, isErrno } from '#base/errors.ts';
-import { type NetworkConf, type PluginConf, parseConf, parsePluginConf } from './conf.ts';
+import { type CniVersion, type NetworkConf, type PluginConf, parseConf, parsePluginConf } from './conf.ts';
+import { negotiate, type PluginVersions } from './versions.ts';
 
 /** A network that a file describes well; its plugins may still be missing. */
 export interface Network {
   readonly file: string;
   readonly conf: NetworkConf;
-  /** A sentence for each plugin that cannot be executed. */
+  /** A sentence for each plugin that cannot be executed, or does not speak the configuration's version. */
   readonly missing: readonly string[];
 }
 
@@ -32,8 +33,11 @@ const MAX_FILE_BYTES = 1024 * 1024;
 /** The reference plugins that execute `ipam.type` as a binary. Others may mean something of their own by it. */
 const DELEGATING = new Set(['bridge', 'ptp', 'macvlan', 'ipvlan', 'vlan', 'host-device', 'dummy', 'tap']);
 
-/** Reads the configurations and looks for their plugins. A bad file is a problem in the inventory and hides no other. */
-export async function takeInventory(networkDir: string, pluginDirs: readonly string[]): Promise<Inventory> {
+/**
+ * Reads the configurations and looks for their plugins, whose versions decide which one a network is spoken to in. A bad
+ * file is a problem in the inventory and hides no other. Without `versions` plugins are not asked.
+ */
+export async function takeInventory(networkDir: string, pluginDirs: readonly string[], versions?: Pick<PluginVersions, 'of'>): Promise<Inventory> {
   const networks: Network[] = [];
   const problems: { file: string; reason: string }[] = [];
   const plugins = new Map<string, string>();
@@ -47,10 +51,11 @@ export async function takeInventory(networkDir: string, pluginDirs: readonly str
   for (const name of names) {
     const file = join(networkDir, name);
     try {
-      const conf = await readConf(file, networkDir);
+      const { conf, offered } = await readConf(file, networkDir);
       const same = networks.find((network) => network.conf.name === conf.name);
       if (same !== undefined) throw new Error(`name: "${conf.name}" is also the name in ${basename(same.file)}, which comes first`);
-      networks.push({ file, conf, missing: await findPlugins(conf, pluginDirs, plugins) });
+      const missing = await findPlugins(conf, pluginDirs, plugins);
+      networks.push({ file, ...(await settleVersion({ conf, missing }, { offered, plugins, versions })) });
     } catch (err) {
       problems.push({ file, reason: describeError(err) });
     }
@@ -82,11 +87,11 @@ export async function findPlugin(type: string, pluginDirs: readonly string[]): P
   throw new Error(unfit ?? `plugin ${type} was not found in ${pluginDirs.join(', ') || 'any directory, since no plugin directory is configured'}`);
 }
 
-async function readConf(file: string, networkDir: string): Promise<NetworkConf> {
-  const { conf, wantsMorePlugins } = parseConf(await readText(file));
+async function readConf(file: string, networkDir: string): Promise<{ conf: NetworkConf; offered: readonly CniVersion[] }> {
+  const { conf, offered, wantsMorePlugins } = parseConf(await readText(file));
   const plugins = wantsMorePlugins ? [...conf.plugins, ...(await readPluginFiles(join(networkDir, conf.name)))] : conf.plugins;
   if (plugins.length === 0) throw new Error('plugins: names no plugin');
-  return { ...conf, plugins };
+  return { conf: { ...conf, plugins }, offered };
 }
 
 /** The plugins that a list gets from a directory of its name: one in each `.conf`, by file name. Source: libcni 1.3. */
@@ -119,7 +124,7 @@ async function readText(file: string): Promise<string> {
 
 async function findPlugins(conf: NetworkConf, pluginDirs: readonly string[], found: Map<string, string>): Promise<string[]> {
   const missing: string[] = [];
-  for (const type of new Set(conf.plugins.flatMap((plugin) => [plugin.type, ...ipamType(plugin)]))) {
+  for (const type of pluginTypes(conf)) {
     if (found.has(type)) continue;
     try {
       found.set(type, await findPlugin(type, pluginDirs));
@@ -128,6 +133,26 @@ async function findPlugins(conf: NetworkConf, pluginDirs: readonly string[], fou
     }
   }
   return missing;
+}
+
+/** A network with a missing plugin keeps the version it has: it is not used. */
+async function settleVersion(
+  { conf, missing }: Pick<Network, 'conf' | 'missing'>,
+  by: { readonly offered: readonly CniVersion[]; readonly plugins: ReadonlyMap<string, string>; readonly versions: Pick<PluginVersions, 'of'> | undefined },
+): Promise<Pick<Network, 'conf' | 'missing'>> {
+  const { versions } = by;
+  if (missing.length > 0 || versions === undefined) return { conf, missing };
+  const spoken = await Promise.all(pluginTypes(conf).map(async (type) => ({ type, spoken: await versions.of(type, by.plugins.get(type) ?? '') })));
+  try {
+    return { conf: { ...conf, cniVersion: negotiate(by.offered, spoken) }, missing };
+  } catch (err) {
+    return { conf, missing: [describeError(err)] };
+  }
+}
+
+/** The types of all binaries that the network needs. */
+function pluginTypes(conf: NetworkConf): string[] {
+  return [...new Set(conf.plugins.flatMap((plugin) => [plugin.type, ...ipamType(plugin)]))];
 }
 
 function ipamType(plugin: PluginConf): string[] {

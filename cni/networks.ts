@@ -2,6 +2,7 @@ import { basename } from 'node:path';
 import type { Log } from '#base/log.ts';
 import type { NetworkConf } from './conf.ts';
 import { findPlugin, type Inventory, type Network, takeInventory } from './load.ts';
+import type { PluginVersions } from './versions.ts';
 import { DirectoryWatch } from './watch.ts';
 
 export interface NetworksOptions {
@@ -9,21 +10,28 @@ export interface NetworksOptions {
   readonly pluginDirs: readonly string[];
   /** Empty for the first network by file name. */
   readonly defaultNetwork: string;
+  /** Names of the networks that each pod gets beside it. */
+  readonly additionalNetworks?: readonly string[];
   readonly log: Log;
+  /** Without it plugins are not asked for their versions. */
+  readonly versions?: Pick<PluginVersions, 'of'>;
 }
 
-/** The network that pods get now, or why there is none. */
-export type Choice = { readonly network: Network; readonly why?: undefined } | { readonly network?: undefined; readonly why: string };
+/** The networks that pods get now, the default one first, or why there are none. */
+export type Choice =
+  | { readonly network: Network; readonly networks: readonly [Network, ...Network[]]; readonly why?: undefined }
+  | { readonly network?: undefined; readonly networks?: undefined; readonly why: string };
 
 /** The node's networks as its files have them, kept up to date in memory. */
 export class Networks implements AsyncDisposable {
-  readonly #options: NetworksOptions;
+  #options: NetworksOptions;
   readonly #watch: DirectoryWatch;
   #inventory: Inventory = { networks: [], problems: [], unreadable: 'not read yet', plugins: new Map() };
   #choice: Choice = { why: 'not read yet' };
   #turn: Promise<void> = Promise.resolve();
   #queued: Promise<void> | undefined;
   #closed = false;
+  #onLook: () => void = () => {};
 
   private constructor(options: NetworksOptions) {
     this.#options = options;
@@ -42,6 +50,17 @@ export class Networks implements AsyncDisposable {
 
   get inventory(): Inventory {
     return this.#inventory;
+  }
+
+  /** Calls `listener`, the one that there is, after each look at the files. */
+  onLook(listener: () => void): void {
+    this.#onLook = listener;
+  }
+
+  /** Takes other names of networks and looks again. */
+  async configure(names: Pick<NetworksOptions, 'defaultNetwork' | 'additionalNetworks'>): Promise<void> {
+    this.#options = { ...this.#options, ...names };
+    await this.reload();
   }
 
   /** The choice as the files have it now: looks again where there is none, or a change was seen and not yet looked at. */
@@ -72,11 +91,11 @@ export class Networks implements AsyncDisposable {
   }
 
   async #load(): Promise<void> {
-    const { networkDir, pluginDirs, defaultNetwork, log } = this.#options;
+    const { networkDir, pluginDirs, log, versions } = this.#options;
     try {
       this.#watch.arm();
-      const inventory = await takeInventory(networkDir, pluginDirs);
-      const choice = chooseNetwork(inventory, networkDir, defaultNetwork);
+      const inventory = await takeInventory(networkDir, pluginDirs, versions);
+      const choice = chooseNetwork(inventory, networkDir, this.#options);
       const [before, chosenBefore] = [this.#inventory, this.#choice];
       this.#inventory = inventory;
       this.#choice = choice;
@@ -92,6 +111,7 @@ export class Networks implements AsyncDisposable {
       this.#choice = { why: `CNI configuration could not be read: ${err instanceof Error ? err.message : String(err)}` };
       log.error({ err }, 'Could not read CNI configuration');
     }
+    this.#onLook();
   }
 }
 
@@ -100,19 +120,29 @@ export class Networks implements AsyncDisposable {
  * while a network provider installs itself, pods would silently land on another network. A network of `loopback` alone
  * counts only when it is asked for by name: the server brings lo up itself, and such a pod would have no address.
  */
-export function chooseNetwork({ networks, problems, unreadable }: Inventory, networkDir: string, defaultNetwork: string): Choice {
+export function chooseNetwork(
+  { networks, problems, unreadable }: Inventory,
+  networkDir: string,
+  { defaultNetwork, additionalNetworks = [] }: Pick<NetworksOptions, 'defaultNetwork' | 'additionalNetworks'>,
+): Choice {
   if (unreadable !== undefined) return { why: unreadable };
   const bad = problems.map(({ file, reason }) => `${basename(file)}: ${reason}`).join('; ');
-  const network = defaultNetwork === '' ? networks.find(({ conf }) => !isLoopback(conf)) : networks.find(({ conf }) => conf.name === defaultNetwork);
+  const absent = (what: string): Choice => ({ why: bad === '' ? what : `${what}; ${bad}` });
+  const byName = (name: string): Network | undefined => networks.find(({ conf }) => conf.name === name);
+  const notThere = (name: string): string => `network ${name} is not in ${networkDir}, which has ${networks.map(({ conf }) => conf.name).join(', ') || 'none'}`;
+  const network = defaultNetwork === '' ? networks.find(({ conf }) => !isLoopback(conf)) : byName(defaultNetwork);
   if (network === undefined) {
-    const what =
-      defaultNetwork === ''
-        ? `no ${networks.length === 0 ? '' : 'other than a loopback '}network in ${networkDir} (looked for *.conf, *.conflist, *.json)`
-        : `network ${defaultNetwork} is not in ${networkDir}, which has ${networks.map(({ conf }) => conf.name).join(', ') || 'none'}`;
-    return { why: bad === '' ? what : `${what}; ${bad}` };
+    if (defaultNetwork !== '') return absent(notThere(defaultNetwork));
+    return absent(`no ${networks.length === 0 ? '' : 'other than a loopback '}network in ${networkDir} (looked for *.conf, *.conflist, *.json)`);
   }
-  if (network.missing.length > 0) return { why: `network ${network.conf.name} (${network.file}): ${network.missing.join('; ')}` };
-  return { network };
+  const more: Network[] = [];
+  for (const name of additionalNetworks) {
+    const found = byName(name);
+    if (found === undefined) return absent(notThere(name));
+    if (found !== network && !more.includes(found)) more.push(found);
+  }
+  for (const { conf, file, missing } of [network, ...more]) if (missing.length > 0) return { why: `network ${conf.name} (${file}): ${missing.join('; ')}` };
+  return { network, networks: [network, ...more] };
 }
 
 function isLoopback(conf: NetworkConf): boolean {

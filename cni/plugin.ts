@@ -2,7 +2,7 @@ import { CriError, isErrno, quote } from '#base/errors.ts';
 import { CommandError, type Run } from '#base/exec.ts';
 import { isObject } from './conf.ts';
 
-export type Verb = 'ADD' | 'DEL';
+export type Verb = 'ADD' | 'DEL' | 'CHECK' | 'STATUS' | 'GC';
 
 /** One execution of a plugin. */
 export interface PluginCall {
@@ -14,6 +14,16 @@ export interface PluginCall {
   readonly env: Readonly<Record<string, string>>;
   /** The plugin's configuration for this call, in JSON. */
   readonly input: string;
+}
+
+/** One execution of a plugin that has ended, for metrics and timelines. */
+export interface PluginRun {
+  readonly verb: Verb | 'VERSION';
+  readonly plugin: string;
+  readonly network: string;
+  readonly seconds: number;
+  /** Absent when it succeeded. */
+  readonly error?: string;
 }
 
 /** The time that the whole chain has, of which this call is a part. */

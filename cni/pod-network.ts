@@ -1,5 +1,6 @@
 import type { CapabilityArgs } from './capabilities.ts';
 import type { NetworkConf } from './conf.ts';
+import type { PluginRun } from './plugin.ts';
 import type { CniResult } from './result.ts';
 
 /** One `ports` entry of a pod. A `hostPort` of 0 asks for nothing and is ignored. */
@@ -28,18 +29,31 @@ export interface PodNetwork {
   readonly dns?: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] };
 }
 
-/**
- * What was, or may have been, set up for a pod. Plain JSON: the caller keeps it in the pod's record *before* `attach()`
- * and hands it back to `detach()`, even after a restart, a changed configuration or a lost cache.
- */
-export interface Attachment {
+/** One network of a pod. */
+export interface NetworkAttachment {
   /** The interface inside the pod. */
   readonly ifName: string;
   /** The network configuration as it is used for this pod, whatever the files say later. */
   readonly conf: NetworkConf;
-  readonly pod: PodNetwork;
   /** Values for the capabilities that the plugins of `conf` declare, by capability name. */
   readonly capabilityArgs: CapabilityArgs;
   /** The last plugin's answer, once ADD has succeeded. */
   readonly result?: CniResult;
+}
+
+/**
+ * What was, or may have been, set up for a pod. Plain JSON: the caller keeps it in the pod's record *before* `attach()`
+ * and hands it back to `detach()`, even after a restart or a changed configuration.
+ */
+export interface Attachment {
+  readonly pod: PodNetwork;
+  /** The first is the one that Kubernetes knows; its interface is `eth0`. */
+  readonly networks: readonly NetworkAttachment[];
+}
+
+/** `onStage` is told which plugin runs now, such as `CNI ADD by plugin bridge`; `onRun` how each run ended. */
+export interface CallOptions {
+  readonly signal: AbortSignal;
+  readonly onStage?: ((stage: string) => void) | undefined;
+  readonly onRun?: ((ended: PluginRun) => void) | undefined;
 }

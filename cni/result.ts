@@ -54,6 +54,22 @@ export function addressesOf(result: CniResult, ifName: string): string[] {
   return (own.length > 0 ? own : ips.filter((ip) => inPod(ip, false))).map((ip) => withoutPrefix(ip.address));
 }
 
+/** Kubernetes has room for one address of each family: a pod's status with two of them would be refused. */
+export function firstOfEachFamily(addresses: readonly string[]): string[] {
+  return addresses.filter((address, index) => addresses.findIndex((other) => isIP(other) === isIP(address)) === index);
+}
+
+/** The resolver that the network gives its pods, where the result names one. */
+export function dnsOf(result: CniResult): { readonly servers: string[]; readonly searches: string[]; readonly options: string[] } | undefined {
+  const { dns } = result;
+  if (!isObject(dns)) return undefined;
+  const texts = (value: unknown): string[] => (Array.isArray(value) ? value.filter((item) => typeof item === 'string' && !/[\s\0]/.test(item)) : []);
+  const servers = texts(dns.nameservers).filter((server) => isIP(server) !== 0);
+  if (servers.length === 0) return undefined;
+  const searches = [...texts(dns.search), ...texts([dns.domain])].filter((name) => name !== '');
+  return { servers, searches: [...new Set(searches)], options: texts(dns.options) };
+}
+
 /** The addresses in the form of CNI 1.x, checked. Up to 0.2.0 there were at most two, `ip4` and `ip6`. */
 function readIps(raw: Record<string, unknown>, version: CniVersion): IpEntry[] {
   if (!speaks(version, '0.3.0')) {

@@ -55,6 +55,8 @@ export interface Config {
     readonly monitorCgroup: string;
     /** Pinned namespaces lie in `netns`, `ipcns` and `utsns` below it. Default `/run`. */
     readonly namespacesDir: string;
+    /** Pods get no host ports. Default false. */
+    readonly disableHostportMapping: boolean;
     /** No pause process for pods that do not share a PID namespace. Default false. */
     readonly dropInfraCtr: boolean;
     /** With `CAP_`, upper case. */
@@ -91,6 +93,8 @@ export interface Config {
   readonly network: {
     /** Name of the CNI network; empty for the first valid file. */
     readonly cniDefaultNetwork: string;
+    /** Networks that each pod gets beside it. */
+    readonly cniAdditionalNetworks: readonly string[];
     /** Default `/etc/cni/net.d`. */
     readonly networkDir: string;
     /** Default `/opt/cni/bin`, `/usr/libexec/cni`, `/usr/lib/cni`. */
@@ -99,6 +103,12 @@ export interface Config {
     readonly cniAddTimeoutMs: number;
     /** Default 60,000. */
     readonly cniDelTimeoutMs: number;
+    /** A DEL that has failed for so long is given up; 0 for never. */
+    readonly cniDelGiveUpMs: number;
+    /** Pods whose ADD, and pods whose DEL, runs at the same time; 0 for all. Default 32. */
+    readonly cniParallel: number;
+    /** Default 10,000; with 0 STATUS is not asked again once it has succeeded. */
+    readonly cniStatusGracePeriodMs: number;
   };
   readonly metrics: {
     readonly enableMetrics: boolean;
@@ -209,6 +219,7 @@ function resolve(files: readonly ConfigText[], { overrides = {}, host = thisHost
       conmon: take('runtime', 'conmon', runtime.conmon),
       monitorCgroup: take('runtime', 'conmon_cgroup', runtime.conmon_cgroup),
       namespacesDir: take('runtime', 'namespaces_dir', runtime.namespaces_dir),
+      disableHostportMapping: take('runtime', 'disable_hostport_mapping', runtime.disable_hostport_mapping),
       dropInfraCtr: take('runtime', 'drop_infra_ctr', runtime.drop_infra_ctr),
       defaultCapabilities: take('runtime', 'default_capabilities', runtime.default_capabilities),
       defaultSysctls: take('runtime', 'default_sysctls', runtime.default_sysctls),
@@ -232,10 +243,14 @@ function resolve(files: readonly ConfigText[], { overrides = {}, host = thisHost
     },
     network: {
       cniDefaultNetwork: take('network', 'cni_default_network', network.cni_default_network),
+      cniAdditionalNetworks: take('network', 'cni_additional_networks', network.cni_additional_networks),
       networkDir: take('network', 'network_dir', network.network_dir),
       pluginDirs: take('network', 'plugin_dirs', network.plugin_dirs),
       cniAddTimeoutMs: take('network', 'cni_add_timeout', network.cni_add_timeout),
       cniDelTimeoutMs: take('network', 'cni_del_timeout', network.cni_del_timeout),
+      cniDelGiveUpMs: take('network', 'cni_del_give_up', network.cni_del_give_up),
+      cniParallel: take('network', 'cni_parallel', network.cni_parallel),
+      cniStatusGracePeriodMs: take('network', 'cni_status_grace_period', network.cni_status_grace_period),
     },
     metrics: {
       enableMetrics: take('metrics', 'enable_metrics', metrics.enable_metrics),

@@ -5,7 +5,7 @@ import { CriError, describeError } from '#base/errors.ts';
 import { newId } from '#base/id.ts';
 import { Locks } from '#base/lock.ts';
 import type { Log } from '#base/log.ts';
-import { Cni } from '../cni/cni.ts';
+import { Cni, type CniSettings } from '../cni/cni.ts';
 import { ExitWatcher } from '../conmon/conmon.ts';
 import { Storage } from '../storage/storage.ts';
 import { serveAdmin } from './admin.ts';
@@ -24,6 +24,7 @@ import { holdRoot } from './instance.ts';
 import { listen, shutDown } from './listener.ts';
 import { createMetrics, type Metrics } from './metrics/metrics.ts';
 import { serveMetrics } from './metrics/server.ts';
+import { collectNetworkGarbage } from './network-garbage.ts';
 import { createCgroups } from './oci/cgroup.ts';
 import { detectHierarchy } from './oci/cgroup-hierarchy.ts';
 import { createMonitorCgroup } from './oci/cgroup-monitor.ts';
@@ -39,8 +40,11 @@ import * as runtimeRpcs from './rpc/runtime.ts';
 import * as sandboxRpcs from './rpc/sandbox.ts';
 import { containerStats, listContainerStats, listPodSandboxStats, podSandboxStats, type StatsParts } from './rpc/stats.ts';
 import { openRuntimes } from './runtimes.ts';
+import { HostPorts } from './sandbox/host-ports.ts';
+import { shareNetnsDirectory } from './sandbox/netns-directory.ts';
 import { makePauseRootfs } from './sandbox/pause.ts';
 import type { SandboxRecord } from './sandbox/sandbox.ts';
+import { Timelines } from './sandbox/timeline.ts';
 import { buildServices, type Handlers } from './service.ts';
 import { type StreamServer, serveStreams } from './stream/server.ts';
 import { notePauseEnd, Sweeper } from './sweep.ts';
@@ -64,6 +68,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   stack.use(await holdRoot(config.root));
   const metrics = stack.use(createMetrics({ version: VERSION }));
   const problems = new Map<string, string>();
+  stack.use(shareNetnsDirectory({ namespacesDir: config.runtime.namespacesDir, runroot: config.runroot, log }));
 
   const streams = stack.use(await openStreams(config, log));
   const [sandboxes, containers] = await Promise.all([
@@ -93,6 +98,9 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     containers: containers.records,
     runtimes: runtimes.byName,
     features: runtimes.features,
+    lost: new Map(),
+    hostPorts: new HostPorts(),
+    timelines: new Timelines(),
     cgroups: createCgroups(hierarchy),
     monitors: await createMonitorCgroup(hierarchy, config.runtime.monitorCgroup),
     host,
@@ -119,6 +127,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     },
     observeStage: (stage, seconds) => metrics.observeStage(stage, seconds),
     observeOom: () => metrics.countOom(),
+    observeDetachFailure: () => metrics.countDetachFailure(),
   };
 
   stack.use(
@@ -134,7 +143,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   );
   await recover(parts, { sandboxes: sandboxes.damaged, containers: containers.damaged });
   const sweeper = new Sweeper(parts);
-  const swept = sweeper.run(life.signal);
+  const swept = Promise.all([sweeper.run(life.signal), collectNetworkGarbage(parts)]);
 
   const options = { timeoutMs: config.runtime.creationTimeoutMs, signal: life.signal, log };
   const podCreations = new Creations(sandboxBackend(parts), options);
@@ -273,24 +282,36 @@ function openStreams({ api }: Config, log: Log): Promise<StreamServer> {
 }
 
 async function openCni(config: Config, log: Log, metrics: Metrics): Promise<Cni> {
-  const { networkDir, pluginDirs, cniDefaultNetwork, cniAddTimeoutMs, cniDelTimeoutMs } = config.network;
   return await Cni.open({
-    networkDir,
-    pluginDirs,
-    defaultNetwork: cniDefaultNetwork,
+    networkDir: config.network.networkDir,
+    pluginDirs: config.network.pluginDirs,
+    cacheDir: join(config.root, 'cni'),
     podCidr: await runtimeRpcs.readPodCidr(config.root),
-    addTimeoutMs: cniAddTimeoutMs,
-    delTimeoutMs: cniDelTimeoutMs,
+    settings: cniSettings(config),
     log,
-    observe: (verb, plugin, seconds, ok) => metrics.observeCni({ verb: verb as 'ADD' | 'DEL', plugin, ok }, seconds),
+    observe: ({ verb, plugin, seconds, error }) => metrics.observeCni({ verb, plugin, ok: error === undefined }, seconds),
   });
+}
+
+/** What of the configuration may change while pods run. */
+function cniSettings({ network, runtime }: Config): CniSettings {
+  return {
+    defaultNetwork: network.cniDefaultNetwork,
+    additionalNetworks: network.cniAdditionalNetworks,
+    addTimeoutMs: network.cniAddTimeoutMs,
+    delTimeoutMs: network.cniDelTimeoutMs,
+    parallel: network.cniParallel,
+    statusGraceMs: network.cniStatusGracePeriodMs,
+    hostPorts: !runtime.disableHostportMapping,
+  };
 }
 
 function* runningLayers({ containers }: Parts): Generator<{ containerId: string; directory: string }> {
   for (const { id, state } of containers.values()) if (state.name !== 'creating') yield { containerId: id, directory: containers.directory(id) };
 }
 
-function metricSources({ containers, sandboxes, storage }: Parts): Parameters<Metrics['collectFrom']>[0] {
+function metricSources(parts: Parts): Parameters<Metrics['collectFrom']>[0] {
+  const { containers, sandboxes, storage } = parts;
   return {
     containers: () => {
       const counts = { created: 0, running: 0, exited: 0, unknown: 0 };
@@ -304,6 +325,7 @@ function metricSources({ containers, sandboxes, storage }: Parts): Parameters<Me
     },
     images: () => storage.images().length,
     pulls: () => storage.pulls().length,
-    detachPending: () => [...sandboxes.values()].filter(({ state, attachment }) => state === 'notReady' && attachment !== undefined).length,
+    detachPending: () => runtimeRpcs.pendingDetaches(parts).length,
+    networkReady: () => parts.cni.status().ready,
   };
 }

@@ -1,4 +1,4 @@
-import type { CriError } from '#base/errors.ts';
+import { type CriError, describeError } from '#base/errors.ts';
 import type { ObjectId } from '#base/id.ts';
 import type { Locks } from '#base/lock.ts';
 import type { Log } from '#base/log.ts';
@@ -13,7 +13,10 @@ import type { MonitorCgroup } from './oci/cgroup-monitor.ts';
 import type { HostFacts } from './oci/host-facts.ts';
 import type { OciRuntime, RuntimeFeatures } from './oci/runtime.ts';
 import type { Records } from './records.ts';
+import type { HostPorts } from './sandbox/host-ports.ts';
+import type { LostAttachment } from './sandbox/network.ts';
 import type { SandboxRecord } from './sandbox/sandbox.ts';
+import type { Timelines } from './sandbox/timeline.ts';
 import type { StreamUrls } from './stream/session.ts';
 
 /** The steps of a pod's start that are timed. */
@@ -42,6 +45,10 @@ export interface Parts {
   readonly runtimes: ReadonlyMap<string, OciRuntime>;
   /** What each handler can do; same keys. */
   readonly features: ReadonlyMap<string, RuntimeFeatures>;
+  /** Networks of pods whose records were lost, by pod id. */
+  readonly lost: Map<string, LostAttachment>;
+  readonly hostPorts: HostPorts;
+  readonly timelines: Timelines;
   readonly cgroups: Cgroups;
   readonly monitors: MonitorCgroup;
   readonly host: HostFacts;
@@ -69,6 +76,7 @@ export interface Parts {
   readonly once: (key: string, fields: Readonly<Record<string, unknown>>, message: string) => void;
   readonly observeStage: (stage: StartStage, seconds: number) => void;
   readonly observeOom: () => void;
+  readonly observeDetachFailure: () => void;
 }
 
 /** An object that is being made. */
@@ -92,10 +100,24 @@ export interface Paths {
   bundle(id: string): string;
 }
 
-/** Times one step of a pod's start. */
-export async function timed<T>(parts: Pick<Parts, 'observeStage'>, stage: StartStage, work: () => Promise<T>): Promise<T> {
+/** Times one step of a pod's start, for the metrics and the pod's own timeline; `of` says of which container. */
+export async function timed<T>(
+  parts: Pick<Parts, 'observeStage' | 'timelines'>,
+  stage: StartStage,
+  work: () => Promise<T>,
+  { podId, of = '' }: { readonly podId: string; readonly of?: string },
+): Promise<T> {
+  const at = Date.now();
   const started = performance.now();
-  const result = await work();
-  parts.observeStage(stage, (performance.now() - started) / 1000);
-  return result;
+  const step = `${stage.replace('_', ' ')}${of === '' ? '' : ` of ${of}`}`;
+  try {
+    const result = await work();
+    const ms = performance.now() - started;
+    parts.observeStage(stage, ms / 1000);
+    parts.timelines.add(podId, { at, step, ms });
+    return result;
+  } catch (err) {
+    parts.timelines.add(podId, { at, step, ms: performance.now() - started, error: describeError(err) });
+    throw err;
+  }
 }

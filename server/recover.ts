@@ -12,6 +12,8 @@ import { endLeftExecs } from './container/exec.ts';
 import type { Parts } from './parts.ts';
 import { type DamagedRecord, discard } from './records.ts';
 import { isPinned, unpinNamespaces } from './sandbox/namespaces.ts';
+import { noteRun } from './sandbox/network.ts';
+import { podName, type SandboxRecord } from './sandbox/sandbox.ts';
 import { takeDownSandbox } from './sandbox/take-down.ts';
 
 /** How long an OCI runtime may take to tell what it knows of a container. */
@@ -27,15 +29,23 @@ export async function recover(
   damaged: { readonly sandboxes: readonly DamagedRecord[]; readonly containers: readonly DamagedRecord[] },
 ): Promise<void> {
   const { rebooted, noted } = await noticeReboot(parts);
+  const known = new Set([...parts.sandboxes.values()].map(({ id }) => id as string));
+  for (const attachment of await parts.cni.lost(known)) parts.lost.set(attachment.pod.id, { attachment });
   await clearDamaged(parts, damaged);
+  for (const { id, config, timeline, attachment } of parts.sandboxes.values()) {
+    parts.timelines.begin(id, podName(config), timeline);
+    if (attachment !== undefined) parts.hostPorts.claim(attachment.pod);
+  }
+  for (const { attachment } of parts.lost.values()) parts.hostPorts.claim(attachment.pod);
   for (const { cgroupParent, madeCgroupFrom } of parts.sandboxes.values()) if (madeCgroupFrom !== undefined) parts.cgroups.adopt(cgroupParent, madeCgroupFrom);
   // What a dead daemon was executing goes on without it.
   const attaching = [...parts.sandboxes.values()].filter(({ attachment }) => attachment !== undefined);
-  await endOrphanedPlugins(new Set(attaching.map(({ id }) => id)));
+  await endOrphanedPlugins(new Set([...attaching.map(({ id }) => id), ...parts.lost.keys()]));
   // Containers first: a pod's state does not depend on theirs, but undoing a pod takes its containers along.
   await Promise.all([...parts.containers.values()].map(({ id }) => alone(parts, id, () => recoverContainer(parts, id, rebooted))));
   await Promise.all([...parts.sandboxes.values()].map(({ id }) => alone(parts, id, () => recoverSandbox(parts, id, rebooted))));
   await sweepBundles(parts);
+  parts.background('check pod networks', () => checkNetworks(parts));
   await noted();
   parts.log.info({ count: parts.sandboxes.size, reason: rebooted ? 'reboot' : 'restart' }, 'Recovered sandboxes');
 }
@@ -115,6 +125,26 @@ async function recoverSandbox(parts: Parts, id: string, rebooted: boolean): Prom
   parts.log.warn({ sandboxId: id, reason: rebooted ? 'reboot' : 'pause process or namespaces gone' }, 'Lost sandbox');
 }
 
+/**
+ * Asks the plugins, one pod after the other, whether the networks of the pods that live on are still whole. Nothing is
+ * done about one that is not: its containers may serve all the same, and only the kubelet can make the pod anew.
+ */
+async function checkNetworks(parts: Parts): Promise<void> {
+  const ready = ({ state, attachment }: SandboxRecord): boolean => state === 'ready' && attachment !== undefined;
+  for (const { id } of [...parts.sandboxes.values()].filter(ready)) {
+    if (parts.locks.isBusy(id)) continue;
+    await using _lock = await parts.locks.acquire(id, parts.signal);
+    const record = parts.sandboxes.get(id);
+    if (record === undefined || !ready(record) || record.attachment === undefined) continue;
+    try {
+      await parts.cni.check(record.attachment, { signal: parts.signal, onRun: noteRun(parts, id) });
+    } catch (err) {
+      parts.signal.throwIfAborted();
+      parts.log.warn({ sandboxId: id, pod: podName(record.config), err }, 'Found network of pod damaged');
+    }
+  }
+}
+
 /** An object whose record cannot be read costs only itself: what its id tells of is removed, the rest goes to the trash. */
 async function clearDamaged(parts: Parts, { sandboxes, containers }: Parameters<typeof recover>[1]): Promise<void> {
   const { root, runtime } = parts.config;
@@ -125,7 +155,8 @@ async function clearDamaged(parts: Parts, { sandboxes, containers }: Parameters<
     for (const { id, err } of list) {
       parts.log.error({ err, reason: kind, containerId: id }, 'Discarded damaged record');
       const at = (name: string): string => join(runtime.namespacesDir, name, `berth-${id}`);
-      await unpinNamespaces({ net: at('netns'), ipc: at('ipcns'), uts: at('utsns') });
+      // A network namespace goes after its DEL.
+      await unpinNamespaces({ ...(parts.lost.has(id) ? {} : { net: at('netns') }), ipc: at('ipcns'), uts: at('utsns') });
       await discard(join(root, kind, id), join(parts.paths.trash, `${id}.${process.pid}.damaged`));
     }
   }

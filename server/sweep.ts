@@ -7,6 +7,7 @@ import { workloadOf } from './container/take-down.ts';
 import { killWorkload } from './container/workload.ts';
 import type { Parts } from './parts.ts';
 import { emptyTrash } from './records.ts';
+import { detachLost } from './sandbox/network.ts';
 import type { SandboxRecord } from './sandbox/sandbox.ts';
 import { stopSandbox } from './sandbox/stop.ts';
 import { takeDownSandbox } from './sandbox/take-down.ts';
@@ -36,9 +37,8 @@ export class Sweeper {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      await sleep(LOOK_MS, signal).catch(() => {});
-      if (signal.aborted) return;
+    // The first look is at once: a reboot leaves addresses taken that new pods need.
+    for (; !signal.aborted; await sleep(LOOK_MS, signal).catch(() => {})) {
       try {
         await this.look();
       } catch (err) {
@@ -47,13 +47,20 @@ export class Sweeper {
     }
   }
 
+  /** When what failed is tried again, in milliseconds since the epoch; `undefined` for what has not been tried by us. */
+  nextRetry(id: string): number | undefined {
+    return this.#retries.get(id)?.atMs;
+  }
+
   /** One round. An object that cannot be looked after does not keep the others from it. */
   async look(): Promise<void> {
-    const { sandboxes, containers, doomed } = this.#parts;
+    const { sandboxes, containers, doomed, lost } = this.#parts;
     this.#emptyTrash(); // first: where the disk is full all else waits for it
     for (const { id } of [...containers.values()]) await this.#alone(id, () => this.#lookAtContainer(id));
+    for (const id of [...lost.keys()]) this.#retry(id, 'take lost pod off its network', () => detachLost(this.#parts, id));
     for (const { id } of [...sandboxes.values()]) await this.#alone(id, async () => this.#lookAtSandbox(id));
-    for (const id of this.#retries.keys()) if (!doomed.has(id) && sandboxes.get(id) === undefined && containers.get(id) === undefined) this.#retries.delete(id);
+    for (const id of this.#retries.keys())
+      if (!doomed.has(id) && !lost.has(id) && sandboxes.get(id) === undefined && containers.get(id) === undefined) this.#retries.delete(id);
     for (const id of this.#missing.keys()) if (containers.get(id) === undefined) this.#missing.delete(id);
   }
 

@@ -90,6 +90,7 @@ export const keys = {
     },
     conmon_cgroup: key(cgroupOrNothing, '', "Cgroup of the monitors: absolute, or relative to the daemon's own. Empty: the daemon's own."),
     namespaces_dir: key(path, '/run', 'Pinned namespaces lie in netns, ipcns, utsns and userns below it.'),
+    disable_hostport_mapping: key(bool, false, 'Pods get no host ports, whatever they ask for.'),
     drop_infra_ctr: key(bool, false, 'No pause process for pods that do not share a PID namespace.'),
     default_capabilities: key(
       capabilities,
@@ -116,10 +117,18 @@ export const keys = {
   },
   network: {
     cni_default_network: key(text, '', 'Name of the CNI network for pods. Empty: the first valid file of network_dir.'),
+    cni_additional_networks: key(texts, [], 'Names of networks that each pod gets beside it, as eth1, eth2, …; their addresses are not told to the kubelet.'),
     network_dir: key(path, '/etc/cni/net.d', 'CNI configuration lists.'),
     plugin_dirs: key(paths, ['/opt/cni/bin', '/usr/libexec/cni', '/usr/lib/cni'], 'Where CNI plugins are looked for, in this order.'),
     cni_add_timeout: key(duration(1_000, DAY), 90_000, 'For the whole chain of plugins of a pod.'),
     cni_del_timeout: key(duration(1_000, DAY), MINUTE, 'For the whole chain of plugins of a pod.'),
+    cni_del_give_up: key(duration(0, 365 * DAY), 0, 'So long after the first failure a DEL is given up, with a warning, and the pod let go. 0s: never.'),
+    cni_parallel: key(integer(0, 10_000), 32, 'Pods whose ADD runs at the same time, and pods whose DEL does. 0: all.'),
+    cni_status_grace_period: key(
+      duration(0, DAY),
+      10_000,
+      'So long STATUS may fail before the node is told that its network is not ready. 0s: it is asked until it succeeds, and not again.',
+    ),
   },
   metrics: {
     enable_metrics: key(bool, false, 'Serves Prometheus metrics at /metrics.'),

@@ -36,6 +36,7 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
   const record = await planContainer(parts, request);
   const { id } = record;
   const bundle = parts.paths.bundle(id);
+  const of = { podId: record.sandboxId, of: `container ${config.metadata?.name}` };
   const stopped = new AbortController();
   const signal = AbortSignal.any([flight.signal, stopped.signal]);
   const over = Promise.withResolvers<void>();
@@ -45,17 +46,22 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
     await parts.containers.insert(record);
     flight.stage(`mounting the image ${image.id}`);
     const rootfs = join(bundle, 'rootfs');
-    await timed(parts, 'container_rootfs', async () => {
-      mkdirSync(rootfs, { recursive: true, mode: 0o711 });
-      await parts.storage.createRootfs(parts.containers.directory(id));
-      await parts.storage.mountRootfs(image.id, parts.containers.directory(id), rootfs);
-    });
+    await timed(
+      parts,
+      'container_rootfs',
+      async () => {
+        mkdirSync(rootfs, { recursive: true, mode: 0o711 });
+        await parts.storage.createRootfs(parts.containers.directory(id));
+        await parts.storage.mountRootfs(image.id, parts.containers.directory(id), rootfs);
+      },
+      of,
+    );
     signal.throwIfAborted();
     flight.stage('writing the OCI spec');
-    const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, record, rootfs, bundle));
+    const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, record, rootfs, bundle), of);
     signal.throwIfAborted();
     flight.stage('creating the container by the OCI runtime');
-    const processes = await timed(parts, 'container_create', () => monitor(parts, record, bundle, signal));
+    const processes = await timed(parts, 'container_create', () => monitor(parts, record, bundle, signal), of);
     flight.stage('writing the record of the container');
     signal.throwIfAborted();
     const claimed = flight.isWanted();

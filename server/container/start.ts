@@ -34,7 +34,10 @@ export async function startContainer(parts: Parts, id: string, caller: AbortSign
   const startedAt = parts.now();
   const died = new AbortController();
   try {
-    await timed(parts, 'container_start', () => endingWith(parts, id, died, () => runtime.start(id, { signal: AbortSignal.any([signal, died.signal]) })));
+    await timed(parts, 'container_start', () => endingWith(parts, id, died, () => runtime.start(id, { signal: AbortSignal.any([signal, died.signal]) })), {
+      podId: record.sandboxId,
+      of: `container ${record.metadata?.name}`,
+    });
   } catch (err) {
     const message = describeError(err);
     await noteStartFailure(parts, id, message); // before it is killed, which would be taken for its end

@@ -26,8 +26,9 @@ export interface MetricSources {
   images(): number;
   /** Image pulls under way. */
   pulls(): number;
-  /** Networks whose CNI DEL has failed and is tried again. */
+  /** Pods that are still to be taken off their network. */
   detachPending(): number;
+  networkReady(): boolean;
 }
 
 /**
@@ -39,12 +40,17 @@ export interface Metrics extends Disposable {
   /** `code` is the gRPC status by name, such as `OK` or `DEADLINE_EXCEEDED`. */
   observeRpc(rpc: string, code: string, seconds: number): void;
   observeStage(stage: PodStage, seconds: number): void;
-  observeCni(call: { readonly verb: 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS'; readonly plugin: string; readonly ok: boolean }, seconds: number): void;
   /** One whole pull, shared or not, however it ended. */
   observePull(outcome: PullOutcome, seconds: number): void;
   /** Bytes that came from a registry just now. */
   countPullBytes(bytes: number): void;
+  observeCni(
+    call: { readonly verb: 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS' | 'VERSION'; readonly plugin: string; readonly ok: boolean },
+    seconds: number,
+  ): void;
   countOom(): void;
+  /** A pod could not be taken off its network; it is tried again. */
+  countDetachFailure(): void;
   /** From then on the gauges are asked of the daemon at every scrape. */
   collectFrom(sources: MetricSources): void;
 }
@@ -109,6 +115,7 @@ export function createMetrics({ version }: { readonly version: string }): Metric
   });
   const pullBytes = new Counter({ name: 'berth_image_pull_bytes_total', help: 'Bytes received from registries.', registers });
   const ooms = new Counter({ name: 'berth_container_oom_total', help: 'Containers that the OOM killer has ended.', registers });
+  const detachFailures = new Counter({ name: 'berth_cni_detach_failures_total', help: 'Attempts to take a pod off its network that have failed.', registers });
   new Gauge({ name: 'berth_build_info', help: 'Always 1; the labels say what runs.', labelNames: ['version', 'node'], registers }).set(
     { version, node: process.versions.node },
     1,
@@ -130,6 +137,7 @@ export function createMetrics({ version }: { readonly version: string }): Metric
     },
     countPullBytes: (bytes) => pullBytes.inc(bytes),
     countOom: () => ooms.inc(),
+    countDetachFailure: () => detachFailures.inc(),
     collectFrom: (sources) => registerSources(registry, sources),
     [Symbol.dispose]: () => processMetrics[Symbol.dispose](),
   };
@@ -162,5 +170,6 @@ function registerSources(registry: Registry, sources: MetricSources): void {
   byState('berth_sandboxes', 'Pod sandboxes by state.', () => sources.sandboxes());
   single('berth_images', 'Images in the store.', () => sources.images());
   single('berth_image_pulls_in_flight', 'Image pulls under way; equal ones are one.', () => sources.pulls());
-  single('berth_cni_detach_pending', 'Networks whose removal has failed and is tried again.', () => sources.detachPending());
+  single('berth_cni_detach_pending', 'Pods that are still to be taken off their network.', () => sources.detachPending());
+  single('berth_network_ready', '1 while the pod network is ready.', () => (sources.networkReady() ? 1 : 0));
 }

@@ -5,6 +5,7 @@ import { isErrno } from '#base/errors.ts';
 import { CgroupDriver } from '../../proto/cri.ts';
 import type { Handler } from '../call.ts';
 import type { Parts } from '../parts.ts';
+import { podName } from '../sandbox/sandbox.ts';
 
 /** What the kubelet asks for, word for word, and gets back. Source: kubelet's typed version `0.1.0`. */
 const KUBELET_API_VERSION = '0.1.0';
@@ -18,8 +19,27 @@ export interface RuntimeHealth {
   problems(): readonly string[];
 }
 
+/** A pod that is still to be taken off its network. */
+export interface PendingDetach {
+  readonly id: string;
+  readonly pod: string;
+  /** Milliseconds since the epoch; absent where nothing has failed yet. */
+  readonly failure?: { readonly since: number; readonly attempts: number; readonly error: string };
+}
+
+type StatusParts = Pick<Parts, 'cni' | 'config' | 'features' | 'host' | 'sandboxes' | 'containers' | 'doomed' | 'lost'>;
+
+/** All pods that are not on the network any more, as far as the kubelet knows, and have not been taken off it. */
+export function pendingDetaches({ sandboxes, doomed, lost }: Pick<Parts, 'sandboxes' | 'doomed' | 'lost'>): PendingDetach[] {
+  const leaving = [...sandboxes.values()].filter(({ id, state, attachment }) => attachment !== undefined && (state === 'notReady' || doomed.has(id)));
+  return [
+    ...leaving.map(({ id, config, detach }) => ({ id, pod: podName(config), ...(detach && { failure: detach }) })),
+    ...[...lost].map(([id, { attachment, failure }]) => ({ id, pod: `${attachment.pod.namespace}/${attachment.pod.name}`, ...(failure && { failure }) })),
+  ];
+}
+
 export const status =
-  (parts: Pick<Parts, 'cni' | 'config' | 'features' | 'host' | 'sandboxes' | 'containers' | 'doomed'>, health: RuntimeHealth): Handler<'Status'> =>
+  (parts: StatusParts, health: RuntimeHealth): Handler<'Status'> =>
   async ({ verbose }) => {
     const problems = health.problems();
     const network = parts.cni.status();
@@ -42,20 +62,14 @@ export const status =
     };
   };
 
-function statusInfo({
-  cni,
-  config,
-  host,
-  sandboxes,
-  containers,
-  doomed,
-}: Pick<Parts, 'cni' | 'config' | 'host' | 'sandboxes' | 'containers' | 'doomed'>): Record<string, string> {
+function statusInfo(parts: StatusParts): Record<string, string> {
+  const { cni, config, host, sandboxes, containers, doomed } = parts;
   return {
     config: JSON.stringify(config),
     cni: JSON.stringify(cni.info()),
     host: JSON.stringify(host),
     pending: JSON.stringify({
-      detach: [...sandboxes.values()].filter(({ state, attachment }) => state === 'notReady' && attachment !== undefined).map(({ id }) => id),
+      detach: pendingDetaches(parts),
       undo: [...doomed],
     }),
     objects: JSON.stringify({ sandboxes: sandboxes.size, containers: containers.size }),

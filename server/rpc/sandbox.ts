@@ -129,13 +129,21 @@ function sandboxStatus(sandbox: SandboxRecord): Init<PodSandboxStatus> {
 }
 
 async function sandboxInfo(parts: Parts, sandbox: SandboxRecord): Promise<Record<string, string>> {
-  const { config, pause, namespaces, attachment, handler } = sandbox;
+  const { config, pause, namespaces, attachment, handler, detach } = sandbox;
   const info = {
     pid: pause?.init.pid ?? 0,
     config,
     runtimeHandler: handler,
     namespaces,
-    network: attachment === undefined ? null : { name: attachment.conf.name, result: attachment.result ?? null, pending: sandbox.state !== 'ready' },
+    network:
+      attachment === undefined
+        ? null
+        : {
+            networks: attachment.networks.map(({ conf, ifName, result }) => ({ name: conf.name, cniVersion: conf.cniVersion, ifName, result: result ?? null })),
+            pending: sandbox.state !== 'ready',
+            ...(detach === undefined ? {} : { failing: detach }),
+          },
+    timeline: parts.timelines.get(sandbox.id)?.entries ?? [],
     stopped: isStopped(sandbox),
     runtimeSpec: await bundleSpec(parts.paths.bundle(sandbox.id)),
   };

@@ -29,7 +29,7 @@ export async function makePauseRootfs(rootfs: string, binary: string): Promise<v
   }
 }
 
-type Needs = Pick<Parts, 'config' | 'storage' | 'sandboxes' | 'runtimes' | 'monitors' | 'host' | 'paths' | 'observeStage'>;
+type Needs = Pick<Parts, 'config' | 'storage' | 'sandboxes' | 'runtimes' | 'monitors' | 'host' | 'paths' | 'observeStage' | 'timelines'>;
 
 /** Creates and starts a pod's pause process. What it leaves when it fails is named by the record. */
 export async function startPause(
@@ -65,27 +65,31 @@ export async function startPause(
   });
   writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   stage('creating the pause process');
-  const started = await timed(parts, 'pause_create', () =>
-    startMonitor(
-      {
-        id: record.id,
-        bundle,
-        runtimePath: config.runtime.runtimes[record.handler]?.runtimePath ?? '',
-        runtimeRoot: config.runtime.runtimes[record.handler]?.runtimeRoot ?? '',
-        systemdCgroup: config.runtime.cgroupManager === 'systemd',
-        conmonPath: config.runtime.conmon,
-        logPath: undefined,
-        exitDir: paths.exits,
-        terminal: false,
-        stdin: false,
-        stdinOnce: false,
-        place: (pid) => parts.monitors.place(pid),
-      },
-      { signal },
-    ),
+  const started = await timed(
+    parts,
+    'pause_create',
+    () =>
+      startMonitor(
+        {
+          id: record.id,
+          bundle,
+          runtimePath: config.runtime.runtimes[record.handler]?.runtimePath ?? '',
+          runtimeRoot: config.runtime.runtimes[record.handler]?.runtimeRoot ?? '',
+          systemdCgroup: config.runtime.cgroupManager === 'systemd',
+          conmonPath: config.runtime.conmon,
+          logPath: undefined,
+          exitDir: paths.exits,
+          terminal: false,
+          stdin: false,
+          stdinOnce: false,
+          place: (pid) => parts.monitors.place(pid),
+        },
+        { signal },
+      ),
+    { podId: record.id },
   );
   stage('starting the pause process');
-  await timed(parts, 'pause_start', () => runtime.start(record.id, { signal }));
+  await timed(parts, 'pause_start', () => runtime.start(record.id, { signal }), { podId: record.id });
   return started;
 }
 

@@ -1,5 +1,5 @@
 import { mkdirSync } from 'node:fs';
-import { CriError } from '#base/errors.ts';
+import { CriError, describeError } from '#base/errors.ts';
 import type { ObjectId } from '#base/id.ts';
 import type { Attachment } from '../../cni/cni.ts';
 import { NamespaceMode, type PodSandboxConfig, Protocol } from '../../proto/cri.ts';
@@ -10,6 +10,7 @@ import type { ValidSandboxConfig } from '../oci/validate.ts';
 import { type Parts, timed } from '../parts.ts';
 import { makePodFiles, podFiles, podHostname } from './files.ts';
 import { pinNamespaces, planNamespaces } from './namespaces.ts';
+import { attachNetwork, claimHostPorts } from './network.ts';
 import { startPause } from './pause.ts';
 import { podName, type SandboxRecord } from './sandbox.ts';
 import { takeDownSandbox } from './take-down.ts';
@@ -27,28 +28,30 @@ export interface SandboxRequest {
  * back is to take down what the record names.
  */
 export async function runSandbox(parts: Parts, request: SandboxRequest, flight: Flight): Promise<ObjectId> {
-  const record = await planSandbox(parts, request, flight);
-  const { id, config } = record;
+  const id = parts.newId();
+  const began = Date.now();
+  parts.timelines.begin(id, podName(request.config));
+  const record = await planSandbox(parts, id, request, flight).catch((err: unknown) => {
+    parts.timelines.add(id, { at: began, step: 'planning', ms: Date.now() - began, error: describeError(err) });
+    throw err;
+  });
+  const { config } = record;
   try {
+    if (record.attachment !== undefined) claimHostPorts(parts, record.attachment);
     flight.stage('writing the record of the pod');
     await parts.sandboxes.insert(record);
     flight.stage('making the namespaces');
-    await timed(parts, 'namespaces', () => makeSurroundings(parts, record, flight.signal));
+    await timed(parts, 'namespaces', () => makeSurroundings(parts, record, flight.signal), { podId: id });
     const [network, pause] = await sideBySide(flight, [
       (signal, stage) =>
-        record.attachment === undefined
-          ? undefined
-          : timed(parts, 'cni_add', async () => {
-              const network = await parts.cni.attach(record.attachment as Attachment, { signal, onStage: stage });
-              // DEL wants the result too, should what runs beside this fail.
-              parts.sandboxes.remember(id, (old) => ({ ...old, attachment: network.attachment }));
-              return network;
-            }),
+        record.attachment === undefined ? undefined : timed(parts, 'cni_add', () => attachNetwork(parts, record, { signal, stage }), { podId: id }),
       (signal, stage) => (record.hasPause ? startPause(parts, record, { signal, stage }) : undefined),
     ]);
     flight.stage('writing the record of the pod');
     flight.signal.throwIfAborted();
     const claimed = flight.isWanted();
+    parts.timelines.add(id, { at: began, step: 'RunPodSandbox', ms: Date.now() - began });
+    const timeline = parts.timelines.get(id)?.entries ?? [];
     const ready = await parts.sandboxes.update(id, (old) => ({
       ...old,
       state: 'ready',
@@ -56,27 +59,30 @@ export async function runSandbox(parts: Parts, request: SandboxRequest, flight: 
       ...(claimed ? {} : { unclaimedSince: Date.now() }),
       ...(network === undefined ? {} : { attachment: network.attachment, ips: network.ips }),
       ...(pause === undefined ? {} : { pause }),
+      timeline,
     }));
     if (ready === undefined || parts.doomed.has(id)) throw new CriError('cancelled', `pod ${podName(config)} was removed while it was made`);
     parts.log.info({ sandboxId: id, pod: podName(config), handler: record.handler }, 'Created sandbox');
     return id;
   } catch (err) {
+    parts.timelines.add(id, { at: began, step: 'RunPodSandbox', ms: Date.now() - began, error: describeError(err) });
     flight.stage(`undoing after a failure: ${flight.signal.aborted ? 'cancelled' : 'failed'}`);
     await takeDownSandbox(parts, id, { reason: 'its creation failed' });
+    if (parts.sandboxes.get(id) === undefined) parts.hostPorts.release(id); // it was never written, or is gone
     throw err;
   }
 }
 
-async function planSandbox(parts: Parts, { config, runtimeHandler, fingerprint }: SandboxRequest, flight: Flight): Promise<SandboxRecord> {
+async function planSandbox(parts: Parts, id: ObjectId, { config, runtimeHandler, fingerprint }: SandboxRequest, flight: Flight): Promise<SandboxRecord> {
   const { runtime, image } = parts.config;
-  const id = parts.newId();
   const namespaces = planNamespaces(runtime.namespacesDir, id, config);
   const options = config.linux?.security_context?.namespace_options;
   const hasPause = !runtime.dropInfraCtr || (options !== undefined && options !== null && options.pid === NamespaceMode.POD);
   const cgroup = containerCgroup(runtime.cgroupManager, config.linux?.cgroup_parent ?? '', id);
   // systemd makes and removes its slices itself.
   const missing = runtime.cgroupManager === 'systemd' ? undefined : await parts.cgroups.firstMissing(cgroup.parent);
-  const attachment = namespaces.net === undefined ? undefined : await parts.cni.plan(podNetwork(id, namespaces.net, config, cgroup.parent));
+  const network = namespaces.net === undefined ? undefined : podNetwork(id, namespaces.net, config, cgroup.parent);
+  const attachment = network && (await parts.cni.plan(network, { signal: flight.signal, onStage: (name) => flight.stage(name) }));
   return {
     id,
     fingerprint,

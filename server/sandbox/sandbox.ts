@@ -3,6 +3,8 @@ import type { ProcessIdentity } from '#base/process.ts';
 import type { Attachment } from '../../cni/cni.ts';
 import type { PodSandboxConfig } from '../../proto/cri.ts';
 import type { CreationKey } from '../creation.ts';
+import type { DetachFailure } from './network.ts';
+import type { TimelineEntry } from './timeline.ts';
 
 /**
  * A pod sandbox goes
@@ -44,6 +46,10 @@ export interface SandboxRecord {
   readonly namespaces: PinnedNamespaces;
   /** The CNI attachment: from before ADD until DEL has succeeded. */
   readonly attachment?: Attachment;
+  /** How CNI DEL fails; absent while it does not. */
+  readonly detach?: DetachFailure;
+  /** How the pod came up. */
+  readonly timeline?: readonly TimelineEntry[];
   readonly ips: readonly string[];
   /** Absent where the pause process was left out, and before it is there. */
   readonly pause?: { readonly init: ProcessIdentity; readonly monitor: ProcessIdentity };

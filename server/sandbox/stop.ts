@@ -6,6 +6,7 @@ import { deleteWorkload, killWorkload, type Workload } from '../container/worklo
 import type { Parts } from '../parts.ts';
 import { podFiles, removePodFiles } from './files.ts';
 import { unpinNamespaces } from './namespaces.ts';
+import { detachNetwork } from './network.ts';
 import { podName, type SandboxRecord } from './sandbox.ts';
 
 /** How long one attempt at stopping a pod may take. */
@@ -36,7 +37,7 @@ export async function stopSandbox(parts: Parts, id: string, caller: AbortSignal)
     await parts.sandboxes.update(
       id,
       (old) => {
-        const { pause: _pause, attachment: _attachment, ...rest } = old;
+        const { pause: _pause, attachment: _attachment, detach: _detach, ...rest } = old;
         return { ...rest, state: 'notReady', stop: 'done', namespaces: {}, ips: [] };
       },
       { lasting: true },
@@ -73,11 +74,4 @@ async function endPause(parts: Parts, record: SandboxRecord, signal: AbortSignal
   await deleteWorkload(parts, workload, signal);
   parts.deaths.announce(record.id);
   if (record.pauseImage !== undefined) await parts.storage.unmountRootfs(`${parts.paths.bundle(record.id)}/rootfs`);
-}
-
-async function detachNetwork(parts: Parts, record: SandboxRecord, signal: AbortSignal): Promise<void> {
-  if (record.attachment === undefined) return;
-  await parts.cni.detach(record.attachment, { signal });
-  // Remembered at once, so that a failure beside it does not repeat DEL; a repetition after a crash does no harm.
-  parts.sandboxes.remember(record.id, ({ attachment: _, ...rest }) => rest);
 }

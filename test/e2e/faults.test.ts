@@ -68,11 +68,9 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       { what: 'the CNI plugin fails', program: 'bridge', verb: 'ADD', fault: 'fail', says: /bridge.*injected failure/ },
       { what: 'the CNI plugin prints rubbish', program: 'bridge', verb: 'ADD', fault: 'rubbish', says: /bridge/ },
       { what: 'the CNI plugin hangs', program: 'bridge', verb: 'ADD', fault: 'hang', says: /bridge/ },
-      { what: 'the CNI plugin is missing', program: 'bridge', verb: 'ADD', fault: 'missing', says: /bridge/ },
       { what: 'the CNI plugin is killed', program: 'bridge', verb: 'ADD', fault: 'die', says: /bridge/ },
       { what: 'the address plugin fails', program: 'host-local', verb: 'ADD', fault: 'fail', says: /injected failure/ },
       { what: 'the second CNI plugin fails', program: 'portmap', verb: 'ADD', fault: 'fail', says: /portmap.*injected failure/ },
-      { what: 'the second CNI plugin is missing', program: 'portmap', verb: 'ADD', fault: 'missing', says: /portmap/ },
       ...monitorAndRuntime,
       { what: 'the OCI runtime fails to start', program: handler, verb: 'start', fault: 'fail', says: /injected failure/ },
       { what: 'the OCI runtime is killed while it starts', program: handler, verb: 'start', fault: 'die', says: /start/ },
@@ -86,6 +84,24 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       await remove(await runPod(daemon, pod));
     });
   });
+
+  test.each(['bridge', 'host-local', 'portmap'])(
+    'RunPodSandbox() waits while the CNI plugin %s is missing, says so, and its retry gets the pod',
+    async (plugin) => {
+      const pod = makePod(daemon);
+      daemon.faults.hide(plugin);
+      const network = async () => (await daemon.cri.Status({})).status?.conditions.find(({ type }) => type === 'NetworkReady');
+      await until('the network not to be ready', async () => (await network())?.status === false);
+      expect(await network()).toMatchObject({ reason: 'NetworkPluginNotReady', message: expect.stringContaining(`plugin ${plugin} was not found in`) });
+      await expect(daemon.cri.RunPodSandbox({ config: pod.config }, { deadlineMs: 2_000 })).rejects.toMatchObject({
+        code: status.DEADLINE_EXCEEDED,
+        details: expect.stringMatching(new RegExp(`waiting for the pod network .*plugin ${plugin} was not found in .* did not finish within the deadline`)),
+      });
+      expect((await daemon.cri.ListPodSandbox()).items).toEqual([]);
+      daemon.faults.clear();
+      await remove(await runPod(daemon, pod));
+    },
+  );
 
   describe('CreateContainer() says why, leaves nothing of the container, and works again', () => {
     let pod: Pod;

@@ -2,11 +2,24 @@ import { mkdir, mkdtempDisposable, readdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { silentLog } from '#base/log.ts';
-import { Cni, type CniOptions, type PodNetwork } from '../../cni/cni.ts';
+import { Cni, type CniSettings, type PodNetwork } from '../../cni/cni.ts';
 import { type FakeCall, installFakePlugin, readFakeCalls } from './cni-plugin.ts';
 
+export const testSettings: CniSettings = {
+  defaultNetwork: '',
+  additionalNetworks: [],
+  addTimeoutMs: 30_000,
+  delTimeoutMs: 30_000,
+  parallel: 0,
+  statusGraceMs: 10_000,
+  hostPorts: true,
+};
+
 /** A `Cni` on a network `pod-net` of fake plugins of the types `fake0`, `fake1`, …, each with its keys of configuration. */
-export async function makeFakeNetwork(plugins: readonly object[], { cniVersion = '1.0.0', ...options }: Partial<CniOptions> & { cniVersion?: string } = {}) {
+export async function makeFakeNetwork(
+  plugins: readonly object[],
+  { cniVersion = '1.0.0', podCidr = '', ...settings }: Partial<CniSettings> & { cniVersion?: string; podCidr?: string } = {},
+) {
   const root = await mkdtempDisposable(join(tmpdir(), 'cni-'));
   const [net, bin, leases, record, counter] = ['net.d', 'bin', 'leases', 'calls', 'counter'].map((name) => join(root.path, name)) as [
     string,
@@ -24,17 +37,17 @@ export async function makeFakeNetwork(plugins: readonly object[], { cniVersion =
   const cni = await Cni.open({
     networkDir: net,
     pluginDirs: [bin],
-    defaultNetwork: '',
-    addTimeoutMs: 30_000,
-    delTimeoutMs: 30_000,
+    cacheDir: join(root.path, 'cache'),
+    podCidr,
+    settings: { ...testSettings, ...settings },
     log: silentLog,
-    observe: (verb, plugin, seconds, ok) => observed.push(`${verb} ${plugin} ${seconds > 0} ${ok}`),
-    ...options,
+    observe: ({ verb, plugin, seconds, error }) => verb !== 'VERSION' && observed.push(`${verb} ${plugin} ${seconds > 0} ${error === undefined}`),
   });
   return {
     cni,
     net,
     bin,
+    cache: join(root.path, 'cache'),
     observed,
     /** What is set up. */
     leases: () => readdir(leases),

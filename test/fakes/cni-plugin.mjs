@@ -13,7 +13,8 @@
 //                 empty    prints nothing, exits with 0
 //                 huge     prints 100 MB
 //                 kill     is ended by a signal
-//   onAdd onDel the same for one verb alone
+//   onAdd onDel onCheck onStatus onGc
+//               the same for one verb alone
 //   times       { "ADD": 2, "DEL": 3 }: only the first so many calls of that verb for a pod misbehave, later ones are ok;
 //               needs `counter`
 //   counter     path of a directory for the counts
@@ -22,27 +23,32 @@
 //   result      what ADD answers, as it is; without it `prevResult` where there is one, else one interface (CNI_IFNAME
 //               in the pod) with `addresses`
 //   addresses   default ["10.88.0.2/16"]
+//   supported   is not a key: the environment FAKE_CNI_VERSIONS (blanks between) is what VERSION answers; `none` makes it fail
 //   leases      path of a directory that stands for the network: ADD makes `<CNI_CONTAINERID>.<network>.<type>` in it,
-//               DEL removes it. What is left there was not taken down.
+//               DEL removes it, GC removes what is of no valid attachment, CHECK fails without it. What is left there was
+//               not taken down.
 //   record      path of a file: each call appends one line of JSON,
 //               { verb, type, pid, child, env: { CNI_… and PATH }, conf }, before it misbehaves
 //
 // It makes no interface and needs no root.
 import { spawn } from 'node:child_process';
-import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 
 const { CNI_COMMAND: verb = '', CNI_CONTAINERID: id = '', CNI_IFNAME: ifName = '', CNI_NETNS: netns = '' } = process.env;
 const conf = JSON.parse(readFileSync(0, 'utf8'));
 
 if (verb === 'VERSION') {
-  print({ cniVersion: '1.1.0', supportedVersions: ['0.1.0', '0.2.0', '0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'] });
+  const versions = process.env.FAKE_CNI_VERSIONS ?? '0.1.0 0.2.0 0.3.0 0.3.1 0.4.0 1.0.0 1.1.0';
+  if (versions === 'none') process.exit(1);
+  print({ cniVersion: '1.1.0', supportedVersions: versions.split(' ') });
   process.exit(0);
 }
 
 if (conf.delayMs !== undefined) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, conf.delayMs);
 
-const behaviour = misbehavesNow() ? (conf[verb === 'ADD' ? 'onAdd' : 'onDel'] ?? conf.behaviour ?? 'ok') : 'ok';
+const own = { ADD: conf.onAdd, DEL: conf.onDel, CHECK: conf.onCheck, STATUS: conf.onStatus, GC: conf.onGc };
+const behaviour = misbehavesNow() ? (own[verb] ?? (verb === 'ADD' || verb === 'DEL' ? conf.behaviour : undefined) ?? 'ok') : 'ok';
 const child = behaviour === 'hang' || behaviour === 'escape' ? startChild() : undefined;
 record();
 
@@ -110,6 +116,11 @@ function setUp() {
   if (verb === 'ADD') {
     mkdirSync(conf.leases, { recursive: true });
     writeFileSync(lease, netns);
+  } else if (verb === 'GC') {
+    const valid = conf['cni.dev/valid-attachments'].map(({ containerID }) => `${containerID}.${conf.name}.${conf.type}`);
+    for (const name of readdirSync(conf.leases)) if (name.endsWith(`.${conf.name}.${conf.type}`) && !valid.includes(name)) rmSync(join(conf.leases, name));
+  } else if (verb === 'CHECK') {
+    if (!existsSync(lease)) fail();
   } else if (verb === 'DEL' && (behaviour === 'ok' || behaviour === 'escape')) {
     rmSync(lease, { force: true });
   }

@@ -14,12 +14,17 @@ export interface FakeCall {
   readonly conf: Readonly<Record<string, unknown>>;
 }
 
-/** Makes the fake plugin executable as `dir/type`, with the Node that runs the test. Makes `dir` too. */
-export async function installFakePlugin(dir: string, type = 'fake'): Promise<string> {
+/**
+ * Makes the fake plugin executable as `dir/type`, with the Node that runs the test. Makes `dir` too. `versions` are the
+ * CNI versions that it says it speaks; `none` for one that does not know VERSION.
+ */
+export async function installFakePlugin(dir: string, type = 'fake', versions?: string): Promise<string> {
   await mkdir(dir, { recursive: true });
   const path = join(dir, type);
   const program = join(import.meta.dirname, 'cni-plugin.mjs');
-  await writeFile(path, `#!/bin/sh\nexec '${process.execPath}' '${program}'\n`, { mode: 0o755 });
+  await writeFile(path, `#!/bin/sh\n${versions === undefined ? '' : `FAKE_CNI_VERSIONS='${versions}' `}exec '${process.execPath}' '${program}'\n`, {
+    mode: 0o755,
+  });
   return path;
 }
 

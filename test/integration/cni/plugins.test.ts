@@ -8,8 +8,8 @@ import { run } from '#base/exec.ts';
 import { newId } from '#base/id.ts';
 import { silentLog } from '#base/log.ts';
 import { MNT, umountAsync } from '#base/sys.ts';
-import { type Attachment, Cni, type CniOptions, type PodNetwork } from '../../../cni/cni.ts';
-import { failure } from '../../fakes/cni-plugin-network.ts';
+import { type Attachment, Cni, type CniSettings, type PodNetwork } from '../../../cni/cni.ts';
+import { failure, testSettings } from '../../fakes/cni-plugin-network.ts';
 import { mark, subnetOf } from '../../support/mark.ts';
 
 const PLUGIN_DIRS = ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'];
@@ -21,7 +21,12 @@ const sh = async (file: string, ...args: string[]): Promise<string> => (await ru
 /** A bridge network of the real plugins, with its leases in a directory of the test, and pods with network namespaces. */
 async function makeNetwork(
   ipam: object,
-  { chain = [], capabilities = {}, cniVersion = '1.0.0', ...more }: { chain?: object[]; capabilities?: object; cniVersion?: string } & Partial<CniOptions> = {},
+  {
+    chain = [],
+    capabilities = {},
+    cniVersion = '1.0.0',
+    ...settings
+  }: { chain?: object[]; capabilities?: object; cniVersion?: string } & Partial<CniSettings> = {},
 ) {
   const root = await mkdtempDisposable(join(tmpdir(), 'cni-real-'));
   const name = `${mark()}n`;
@@ -31,7 +36,13 @@ async function makeNetwork(
   await mkdir(networkDir);
   const first = { type: 'bridge', bridge, isGateway: true, hairpinMode: true, capabilities, ipam: { type: 'host-local', dataDir: leases, ...ipam } };
   await writeFile(join(networkDir, '10-net.conflist'), JSON.stringify({ cniVersion, name, plugins: [first, ...chain] }));
-  const cni = await Cni.open({ networkDir, pluginDirs: PLUGIN_DIRS, defaultNetwork: '', addTimeoutMs: 30_000, delTimeoutMs: 30_000, log: silentLog, ...more });
+  const cni = await Cni.open({
+    networkDir,
+    pluginDirs: PLUGIN_DIRS,
+    cacheDir: join(root.path, 'cache'),
+    settings: { ...testSettings, ...settings },
+    log: silentLog,
+  });
   let count = 0;
   const made = new Set<string>();
   const planned: Attachment[] = [];
@@ -53,7 +64,7 @@ async function makeNetwork(
       return { pod, netns, removeNetns: () => removeNetns(netns) };
     },
     async plan(pod: PodNetwork): Promise<Attachment> {
-      const attachment = await cni.plan(pod);
+      const attachment = await cni.plan(pod, options());
       planned.push(attachment);
       return attachment;
     },

@@ -15,7 +15,7 @@ async function expectGone(calls: Promise<FakeCall[]>): Promise<void> {
 
 test('attach() kills a plugin that takes too long, with its children, and names it', async () => {
   await using world = await makeFakeNetwork([{}, { onAdd: 'hang' }], { addTimeoutMs: 4_000 });
-  const planned = await world.cni.plan(pod);
+  const planned = await world.cni.plan(pod, options());
   const err = await failure(world.cni.attach(planned, options()));
   expect(err).toBeInstanceOf(CriError);
   expect(err).toMatchObject({ kind: 'deadlineExceeded', message: 'CNI ADD by plugin fake1 (network pod-net) did not finish within 4 s' });
@@ -26,14 +26,14 @@ test('attach() kills a plugin that takes too long, with its children, and names 
 
 test('detach() has a time limit of its own', async () => {
   await using world = await makeFakeNetwork([{ onDel: 'hang' }], { delTimeoutMs: 4_000 });
-  const { attachment } = await world.cni.attach(await world.cni.plan(pod), options());
+  const { attachment } = await world.cni.attach(await world.cni.plan(pod, options()), options());
   await expect(world.cni.detach(attachment, options())).rejects.toThrow('CNI DEL by plugin fake0 (network pod-net) did not finish within 4 s');
   await expectGone(world.calls());
 });
 
 test('attach() ends with the reason of the caller’s signal', async () => {
   await using world = await makeFakeNetwork([{ onAdd: 'hang' }]);
-  const planned = await world.cni.plan(pod);
+  const planned = await world.cni.plan(pod, options());
   const controller = new AbortController();
   const attaching = failure(world.cni.attach(planned, { signal: controller.signal }));
   await vi.waitFor(async () => expect(await world.calls()).toHaveLength(1), { timeout: 10_000 });
@@ -46,7 +46,7 @@ test('attach() ends with the reason of the caller’s signal', async () => {
 
 test('attach() does not wait for ever for a child that left the plugin and keeps its stdout', async () => {
   await using world = await makeFakeNetwork([{ onAdd: 'escape' }], { addTimeoutMs: 2_000 });
-  const planned = await world.cni.plan(pod);
+  const planned = await world.cni.plan(pod, options());
   const err = await failure(world.cni.attach(planned, options()));
   const [call] = await world.calls();
   process.kill(call?.child ?? Number.NaN, 'SIGKILL');

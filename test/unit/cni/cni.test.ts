@@ -4,7 +4,7 @@ import { expect, test, vi } from 'vitest';
 import { CriError } from '#base/errors.ts';
 import { silentLog } from '#base/log.ts';
 import { Cni, CniError } from '../../../cni/cni.ts';
-import { failure, makeFakeNetwork, fakePod as pod } from '../../fakes/cni-plugin-network.ts';
+import { failure, makeFakeNetwork, fakePod as pod, testSettings } from '../../fakes/cni-plugin-network.ts';
 
 const options = () => ({ signal: new AbortController().signal });
 
@@ -14,11 +14,14 @@ test('attach() runs the chain in order, each plugin with the result before it', 
     { capabilities: { portMappings: false, dns: true } },
   ]);
   world.cni.setPodCidr('10.1.0.0/24');
-  const planned = await world.cni.plan({
-    ...pod,
-    portMappings: [{ hostPort: 8080, containerPort: 80, protocol: 'tcp', hostIP: '' }],
-    dns: { servers: ['10.0.0.10'], searches: [], options: [] },
-  });
+  const planned = await world.cni.plan(
+    {
+      ...pod,
+      portMappings: [{ hostPort: 8080, containerPort: 80, protocol: 'tcp', hostIP: '' }],
+      dns: { servers: ['10.0.0.10'], searches: [], options: [] },
+    },
+    options(),
+  );
   expect(planned).toEqual(JSON.parse(JSON.stringify(planned)));
   const stages: string[] = [];
   const { attachment, ips } = await world.cni.attach(planned, { ...options(), onStage: (stage) => stages.push(stage) });
@@ -32,8 +35,8 @@ test('attach() runs the chain in order, each plugin with the result before it', 
     dns: {},
   };
   expect(ips).toEqual(['10.1.0.2', 'fd00::2']);
-  expect(attachment).toEqual({ ...planned, result });
-  expect(stages).toEqual(['CNI ADD by plugin fake0', 'CNI ADD by plugin fake1']);
+  expect(attachment).toEqual({ ...planned, networks: [{ ...planned.networks[0], result }] });
+  expect(stages).toEqual(['waiting for the CNI plugins of other pods', 'CNI ADD by plugin fake0', 'CNI ADD by plugin fake1']);
   expect(world.observed).toEqual(['ADD fake0 true true', 'ADD fake1 true true']);
   const [first, second] = await world.calls();
   expect(first?.env).toEqual({
@@ -58,15 +61,14 @@ test('attach() runs the chain in order, each plugin with the result before it', 
 
 test('detach() runs the chain backwards with the final result, as often as asked, after a change of everything', async () => {
   await using world = await makeFakeNetwork([{}, {}]);
-  const { attachment } = await world.cni.attach(await world.cni.plan(pod), options());
+  const { attachment } = await world.cni.attach(await world.cni.plan(pod, options()), options());
   expect(await world.leases()).toHaveLength(2);
   await writeFile(join(world.net, '10-pod-net.conflist'), JSON.stringify({ name: 'other', type: 'gone' }));
   await using later = await Cni.open({
     networkDir: world.net,
     pluginDirs: ['/nowhere', world.bin],
-    defaultNetwork: '',
-    addTimeoutMs: 1,
-    delTimeoutMs: 30_000,
+    cacheDir: join(world.net, 'other-cache'),
+    settings: { ...testSettings, addTimeoutMs: 1 },
     log: silentLog,
   });
   const kept = JSON.parse(JSON.stringify(attachment));
@@ -80,14 +82,14 @@ test('detach() runs the chain backwards with the final result, as often as asked
     'DEL fake1 ',
     'DEL fake0 ',
   ]);
-  expect(calls.map(({ conf }) => conf.prevResult)).toEqual([attachment.result, attachment.result, attachment.result, attachment.result]);
+  expect(calls.map(({ conf }) => conf.prevResult)).toEqual(Array(4).fill(attachment.networks[0]?.result));
 });
 
 test('detach() counts a file that is no namespace any more as gone', async () => {
   await using world = await makeFakeNetwork([{}]);
   const stale = join(world.net, 'stale-netns');
   await writeFile(stale, '');
-  await world.cni.detach({ ...(await world.cni.plan(pod)), pod: { ...pod, netns: stale } }, options());
+  await world.cni.detach({ ...(await world.cni.plan(pod, options())), pod: { ...pod, netns: stale } }, options());
   expect((await world.calls())[0]?.env.CNI_NETNS).toBe('');
 });
 
@@ -98,10 +100,10 @@ test.each([
   ['1.1.0', true],
 ])('attach() and detach() work in CNI %s', async (cniVersion, prevResultOnDel) => {
   await using world = await makeFakeNetwork([{ addresses: ['10.1.0.2/24', 'fd00::2/64'] }], { cniVersion });
-  const { attachment, ips } = await world.cni.attach(await world.cni.plan(pod), options());
+  const { attachment, ips } = await world.cni.attach(await world.cni.plan(pod, options()), options());
   expect(ips).toEqual(['10.1.0.2', 'fd00::2']);
   await world.cni.detach(attachment, options());
-  const [, del] = await world.calls();
+  const del = (await world.calls()).find(({ verb }) => verb === 'DEL');
   expect(del?.conf.cniVersion).toBe(cniVersion);
   expect('prevResult' in (del?.conf ?? {})).toBe(prevResultOnDel);
 });
@@ -127,7 +129,7 @@ const faults: [string, object, string][] = [
 
 test.each(faults)('attach() explains when a plugin does "%s" %j, and detach() leaves nothing', async (onAdd, more, message) => {
   await using world = await makeFakeNetwork([{}, { onAdd, ...more }, {}]);
-  const planned = await world.cni.plan(pod);
+  const planned = await world.cni.plan(pod, options());
   const err = await failure(world.cni.attach(planned, options()));
   expect(err).toBeInstanceOf(CniError);
   expect((err as CniError).message).toContain(message.replaceAll('BIN', world.bin));
@@ -138,14 +140,14 @@ test.each(faults)('attach() explains when a plugin does "%s" %j, and detach() le
 
 test('attach() gives the plugin’s code', async () => {
   await using world = await makeFakeNetwork([{ behaviour: 'fail', error: { code: 11, msg: 'later' } }]);
-  const err = await failure(world.cni.attach(await world.cni.plan(pod), options()));
+  const err = await failure(world.cni.attach(await world.cni.plan(pod, options()), options()));
   expect(err).toMatchObject({ verb: 'ADD', plugin: 'fake0', network: 'pod-net', pluginCode: 11 });
   expect(world.observed).toEqual(['ADD fake0 true false']);
 });
 
 test('attach() explains when a plugin’s interpreter is not there', async () => {
   await using world = await makeFakeNetwork([{}]);
-  const planned = await world.cni.plan(pod);
+  const planned = await world.cni.plan(pod, options());
   await writeFile(join(world.bin, 'fake0'), '#!/no/such/interpreter\n', { mode: 0o755 });
   const err = await failure(world.cni.attach(planned, options()));
   expect(err).toBeInstanceOf(CniError);
@@ -154,7 +156,7 @@ test('attach() explains when a plugin’s interpreter is not there', async () =>
 
 test.each(['attach', 'detach'] as const)('%s() explains when a plugin’s binary is gone', async (verb) => {
   await using world = await makeFakeNetwork([{}]);
-  const planned = await world.cni.plan(pod);
+  const planned = await world.cni.plan(pod, options());
   await rm(join(world.bin, 'fake0'));
   const err = await failure(world.cni[verb](planned, options()));
   expect(err).toBeInstanceOf(CniError);
@@ -163,7 +165,7 @@ test.each(['attach', 'detach'] as const)('%s() explains when a plugin’s binary
 
 test('detach() explains when a plugin may not be executed', async () => {
   await using world = await makeFakeNetwork([{}]);
-  const planned = await world.cni.plan(pod);
+  const planned = await world.cni.plan(pod, options());
   await rm(join(world.bin, 'fake0'));
   await writeFile(join(world.bin, 'fake0'), '#!/bin/sh\n', { mode: 0o644 });
   const err = await failure(world.cni.detach(planned, options()));
@@ -172,7 +174,7 @@ test('detach() explains when a plugin may not be executed', async () => {
 
 test('detach() stops at the first plugin that fails, and a retry runs the whole chain', async () => {
   await using world = await makeFakeNetwork([{}, { onDel: 'fail', times: { DEL: 2 } }, {}]);
-  const { attachment } = await world.cni.attach(await world.cni.plan(pod), options());
+  const { attachment } = await world.cni.attach(await world.cni.plan(pod, options()), options());
   for (const _attempt of [1, 2]) {
     await expect(world.cni.detach(attachment, options())).rejects.toThrow('CNI DEL by plugin fake1 (network pod-net): fake failure');
     expect(await world.leases()).toHaveLength(2);
@@ -182,30 +184,38 @@ test('detach() stops at the first plugin that fails, and a retry runs the whole 
   expect((await world.calls()).slice(3).map(({ type }) => type)).toEqual(['fake2', 'fake1', 'fake2', 'fake1', 'fake2', 'fake1', 'fake0']);
 });
 
-test('plan() refuses when no network is ready, and takes one that has just come', async () => {
+test('plan() waits for a network that is not ready, saying why, and takes the one that comes', async () => {
   await using world = await makeFakeNetwork([{}], { defaultNetwork: 'later' });
   expect(world.cni.status()).toEqual({ ready: false, reason: 'NetworkPluginNotReady', message: `network later is not in ${world.net}, which has pod-net` });
-  expect(await failure(world.cni.plan(pod))).toMatchObject({
-    kind: 'failedPrecondition',
-    message: expect.stringMatching(/^pod network is not ready: network later/),
+  const stages: string[] = [];
+  const planning = world.cni.plan(pod, { ...options(), onStage: (stage) => stages.push(stage) });
+  await vi.waitFor(() => expect(stages).toEqual([`waiting for the pod network (network later is not in ${world.net}, which has pod-net)`]), {
+    timeout: 10_000,
   });
+  const given = new AbortController();
+  const giving = failure(world.cni.plan(pod, { signal: given.signal }));
+  const reason = new CriError('cancelled', 'the kubelet has left');
+  given.abort(reason);
+  expect(await giving).toBe(reason);
   await writeFile(join(world.net, '20.conflist'), JSON.stringify({ cniVersion: '1.0.0', name: 'later', plugins: [{ type: 'fake0' }] }));
-  expect((await world.cni.plan(pod)).conf.name).toBe('later');
+  expect((await planning).networks.map(({ conf, ifName }) => [conf.name, ifName])).toEqual([['later', 'eth0']]);
   expect(world.cni.status()).toEqual({ ready: true, reason: '', message: '' });
 });
 
 test('plan() refuses a pod that the plugins cannot be told about', async () => {
   await using world = await makeFakeNetwork([{}]);
-  expect(await failure(world.cni.plan({ ...pod, name: 'a;b=c' }))).toMatchObject({ kind: 'invalidArgument' });
-  expect(await failure(world.cni.plan({ ...pod, annotations: { 'kubernetes.io/ingress-bandwidth': 'x' } }))).toMatchObject({ kind: 'invalidArgument' });
+  expect(await failure(world.cni.plan({ ...pod, name: 'a;b=c' }, options()))).toMatchObject({ kind: 'invalidArgument' });
+  expect(await failure(world.cni.plan({ ...pod, annotations: { 'kubernetes.io/ingress-bandwidth': 'x' } }, options()))).toMatchObject({
+    kind: 'invalidArgument',
+  });
 });
 
 test('setPodCidr() keeps the range before when it is given a bad one', async () => {
   await using world = await makeFakeNetwork([{ capabilities: { ipRanges: true } }], { podCidr: '10.1.0.0/24' });
   expect(() => world.cni.setPodCidr('10.1.0.0')).toThrow(CriError);
-  expect((await world.cni.plan(pod)).capabilityArgs).toEqual({ ipRanges: [[{ subnet: '10.1.0.0/24' }]] });
+  expect((await world.cni.plan(pod, options())).networks[0]?.capabilityArgs).toEqual({ ipRanges: [[{ subnet: '10.1.0.0/24' }]] });
   world.cni.setPodCidr('');
-  expect((await world.cni.plan(pod)).capabilityArgs).toEqual({});
+  expect((await world.cni.plan(pod, options())).networks[0]?.capabilityArgs).toEqual({});
 });
 
 test('info() tells of networks and of files passed over', async () => {

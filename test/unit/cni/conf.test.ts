@@ -10,6 +10,7 @@ test('parseConf() reads a list', () => {
   ];
   expect(parseConf(json({ cniVersion: '1.0.0', name: 'pod-net', plugins }))).toEqual({
     conf: { name: 'pod-net', cniVersion: '1.0.0', plugins, disableCheck: false, disableGC: false },
+    offered: ['1.0.0'],
     wantsMorePlugins: true,
   });
 });

@@ -24,6 +24,7 @@ function usedMetrics(): Metrics {
     images: () => 3,
     pulls: () => 0,
     detachPending: () => 0,
+    networkReady: () => true,
   });
   for (let i = 1; i <= 20; i += 1) metrics.observeRpc('RunPodSandbox', 'OK', i / 100);
   metrics.observeRpc('CreateContainer', 'INVALID_ARGUMENT', 0.001);

@@ -6,6 +6,7 @@ const states = {
   sandboxes: () => ({ ready: 4, notready: 5, unknown: 0 }),
   images: () => 6,
   detachPending: () => 7,
+  networkReady: () => true,
 };
 
 test('createMetrics() counts what it is told', async () => {
