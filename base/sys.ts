@@ -315,14 +315,19 @@ export function sendDatagram(path: string, text: string): void {
 
 const lgetxattr = libc.func('int64_t lgetxattr(const char*, const char*, _Out_ uint8_t*, size_t)');
 
-/** The value of an extended attribute, at most 256 bytes; `undefined` where it is not set. Does not follow a symlink. */
+/** The value of an extended attribute; `undefined` where it is not set. Does not follow a symlink. */
 export function readXattr(path: string | Buffer, name: string): Buffer | undefined {
-  const value = Buffer.alloc(256);
-  const length = Number(lgetxattr(cPath(path), name, value, value.length));
-  if (length >= 0) return value.subarray(0, length);
-  if (koffi.errno() === koffi.os.errno.ENODATA) return undefined;
-  throw new SysError(`lgetxattr ${name}`, String(path), koffi.errno());
+  for (let size = 256; ; size = XATTR_SIZE_MAX) {
+    const value = Buffer.alloc(size);
+    const length = Number(lgetxattr(cPath(path), name, value, value.length));
+    if (length >= 0) return value.subarray(0, length);
+    if (koffi.errno() === koffi.os.errno.ENODATA) return undefined;
+    if (koffi.errno() !== koffi.os.errno.ERANGE || size === XATTR_SIZE_MAX) throw new SysError(`lgetxattr ${name}`, String(path), koffi.errno());
+  }
 }
+
+/** Source: linux/limits.h. */
+const XATTR_SIZE_MAX = 65_536;
 
 /** open(2)'s flag for a descriptor that only names a place; Node does not name it. Source: asm-generic/fcntl.h. */
 export const O_PATH = 0o10000000;

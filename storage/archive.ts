@@ -4,7 +4,7 @@ import { CriError, describeError, isErrno, quote } from '#base/errors.ts';
 import type { ChildPool } from './child-pool.ts';
 import { type Digest, digestOf, hexOf, parseDigest } from './digest.ts';
 import type { ImageSource, LayerSource } from './install.ts';
-import type { UnpackJob } from './jobs.ts';
+import type { UnpackJob, UnpackLimits } from './jobs.ts';
 import { hostPlatform, type ImageManifest, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, parseManifest } from './manifest.ts';
 import { type ImageReference, parseReference, repositoryName, taggedName } from './reference.ts';
 import type { Staging } from './staging.ts';
@@ -23,7 +23,7 @@ export interface ArchiveOptions {
  * @throws {CriError} `invalidArgument` naming the path and what it lacks, `notFound`.
  */
 export async function withArchive<T>(
-  deps: { staging: Staging; unpackers: ChildPool },
+  deps: { staging: Staging; unpackers: ChildPool; limits: UnpackLimits },
   path: string,
   options: ArchiveOptions,
   use: (source: ImageSource) => Promise<T>,
@@ -35,7 +35,17 @@ export async function withArchive<T>(
   const dir = deps.staging.newPath('archive');
   await mkdir(dir, { mode: 0o700 });
   try {
-    const job: UnpackJob = { op: 'unpack', blob: path, blobDigest: undefined, diffId: undefined, dir, mode: 'plain', merge: undefined };
+    const job: UnpackJob = {
+      op: 'unpack',
+      blob: path,
+      blobDigest: undefined,
+      diffId: undefined,
+      dir,
+      mode: 'plain',
+      merge: undefined,
+      list: undefined,
+      limits: deps.limits,
+    };
     await deps.unpackers.run(job, options.signal).catch((err: unknown) => {
       options.signal.throwIfAborted();
       if (isErrno(err, 'ENOSPC')) throw err;

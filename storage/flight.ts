@@ -40,6 +40,11 @@ export class Flights<T> {
     return this.#flights.get(key)?.wanted ?? 0;
   }
 
+  /** True while there is work of this key. */
+  has(key: string): boolean {
+    return this.#flights.has(key);
+  }
+
   /** Ends all work and waits until it has ended. */
   async abortAll(reason: unknown): Promise<void> {
     const flights = [...this.#flights.values()];

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { syncDirectory, writeFileAtomic } from '#base/atomic-file.ts';
 import { describeError } from '#base/errors.ts';
 import { Locks } from '#base/lock.ts';
@@ -140,7 +141,7 @@ export class ImageStore {
     await using _writer = await this.#writing.acquire('', new AbortController().signal);
     if (this.#images.has(id)) return; // it came anew meanwhile
     try {
-      await rm(join(this.#dir, `${hexOf(id)}.json`), { force: true });
+      await rm(this.#recordPath(id), { force: true });
       await syncDirectory(this.#dir);
     } catch (err) {
       this.#remember(recordOf(image)); // it would be back after the next start anyway
@@ -149,12 +150,43 @@ export class ImageStore {
     await rm(this.configPath(id), { force: true });
   }
 
+  /** True when the file of an image says what memory does. */
+  async isRecorded(id: ImageId): Promise<boolean> {
+    await using _writer = await this.#writing.acquire('', new AbortController().signal);
+    const image = this.#images.get(id);
+    if (image === undefined) return true;
+    try {
+      const { namedAt: _found, ...found } = parseRecord(await readFile(this.#recordPath(id), 'utf8'), `${hexOf(id)}.json`);
+      const { namedAt: _known, ...known } = recordOf(image);
+      return isDeepStrictEqual(found, known);
+    } catch {
+      return false;
+    }
+  }
+
+  /** Writes the file of an image as memory has it. */
+  async recordAnew(id: ImageId): Promise<void> {
+    await using _writer = await this.#writing.acquire('', new AbortController().signal);
+    const image = this.#images.get(id);
+    if (image !== undefined) await this.#write(recordOf(image));
+  }
+
+  /** Names in the directory of the images that are no image's. */
+  async strangers(): Promise<string[]> {
+    await using _writer = await this.#writing.acquire('', new AbortController().signal);
+    return (await readdir(this.#dir)).filter((name) => !this.#images.has(`sha256:${name.replace(/\.json$/, '')}` as ImageId));
+  }
+
+  #recordPath(id: ImageId): string {
+    return join(this.#dir, `${hexOf(id)}.json`);
+  }
+
   #lookUp(id: ImageId | undefined): Image | undefined {
     return id === undefined ? undefined : this.#images.get(id);
   }
 
   async #write(record: ImageRecord): Promise<void> {
-    await writeFileAtomic(join(this.#dir, `${hexOf(record.id)}.json`), JSON.stringify(record));
+    await writeFileAtomic(this.#recordPath(record.id), JSON.stringify(record));
   }
 
   #remember(record: ImageRecord): Image {

@@ -1,5 +1,6 @@
 import type { Credentials } from './auth.ts';
 import type { Digest } from './digest.ts';
+import type { ListSeal } from './entry-list.ts';
 import type { Endpoint } from './registries-conf.ts';
 
 /** What the daemon asks its children to do, and what they answer. Everything travels as JSON. */
@@ -66,6 +67,16 @@ export interface UnpackJob {
   readonly mode: UnpackMode;
   /** For `merged`: the layers below, uppermost first, and an existing work directory and mount point. */
   readonly merge: { readonly lower: readonly string[]; readonly work: string; readonly mountpoint: string } | undefined;
+  /** Where to write the list of what was made; must not exist. `undefined` for none. */
+  readonly list: string | undefined;
+  readonly limits: UnpackLimits;
+}
+
+/** What a layer may come to before it is taken for a bomb. */
+export interface UnpackLimits {
+  /** Content as written, each file rounded up to 4 KiB. */
+  readonly maxBytes: number;
+  readonly maxInodes: number;
 }
 
 export type UnpackMode = 'layer' | 'merged' | 'plain';
@@ -77,6 +88,7 @@ export interface UnpackResult {
   readonly diffId: Digest;
   /** Directories that the layer has entries in but none for, as latin1: their attributes are those of the layers below. */
   readonly implied: readonly string[];
+  readonly seal: ListSeal | undefined;
 }
 
 /** Gives implied directories the attributes that they have in the layers below. Fails with `needsLower` where those have no directory. */
@@ -88,8 +100,24 @@ export interface SettleJob {
   readonly lower: readonly string[];
 }
 
+/** Compares a layer with its list; with `full` the content too. */
+export interface VerifyJob {
+  readonly op: 'verify';
+  readonly dir: string;
+  readonly list: string;
+  readonly seal: ListSeal;
+  readonly full: boolean;
+}
+
+export interface VerifyResult {
+  /** The first thing that is wrong; `undefined` for a layer that is as it was unpacked. */
+  readonly problem: { readonly kind: 'missing' | 'altered' | 'damaged'; readonly message: string } | undefined;
+  /** How many things are wrong. */
+  readonly count: number;
+}
+
 export type FetchJob = ManifestJob | BlobJob;
-export type UnpackChildJob = UnpackJob | SettleJob;
+export type UnpackChildJob = UnpackJob | SettleJob | VerifyJob;
 
 export type FailureKind =
   /** No answer, or 5xx or 429 after the retries. */

@@ -6,8 +6,9 @@ import { isErrno } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
 import type { ChildPool } from './child-pool.ts';
 import { type ChainId, type Digest, hexOf, isDigest } from './digest.ts';
+import type { ListSeal } from './entry-list.ts';
 import { Flights } from './flight.ts';
-import { JobError, type UnpackJob, type UnpackResult } from './jobs.ts';
+import { JobError, type UnpackJob, type UnpackLimits, type UnpackResult, type VerifyJob, type VerifyResult } from './jobs.ts';
 import { mountedLayers, SHORT_NAME_LENGTH } from './mounted.ts';
 import { mountpointIn, type Staging } from './staging.ts';
 import type { Trash } from './trash.ts';
@@ -16,6 +17,18 @@ export interface LayerSize {
   /** Content on disk, in bytes. */
   readonly bytes: number;
   readonly inodes: number;
+}
+
+interface LayerRecord extends LayerSize {
+  /** Of the list of all that is in it, see `EntryLine`. */
+  readonly seal: ListSeal;
+}
+
+interface LayerStoreParts {
+  readonly staging: Staging;
+  readonly trash: Trash;
+  readonly unpackers: ChildPool;
+  readonly limits: UnpackLimits;
 }
 
 /** A layer to be made. */
@@ -31,6 +44,7 @@ export interface LayerPlan {
 }
 
 const RECORD = 'layer.json';
+const LIST = 'entries';
 
 /**
  * Unpacked layers, each a directory `layers/<chain id>/diff` that no one writes to again. A layer counts only once it has
@@ -41,30 +55,32 @@ export class LayerStore implements AsyncDisposable {
   readonly #staging: Staging;
   readonly #trash: Trash;
   readonly #unpackers: ChildPool;
-  readonly #layers = new Map<ChainId, LayerSize>();
+  readonly #limits: UnpackLimits;
+  readonly #layers = new Map<ChainId, LayerRecord>();
   readonly #flights = new Flights<void>();
   readonly #held = new Map<ChainId, number>();
   /** Layers on their way out, by when they have left their place. */
   readonly #leaving = new Map<ChainId, Promise<void>>();
 
-  private constructor(root: string, parts: { staging: Staging; trash: Trash; unpackers: ChildPool }) {
+  private constructor(root: string, parts: LayerStoreParts) {
     this.#root = root;
     this.#staging = parts.staging;
     this.#trash = parts.trash;
     this.#unpackers = parts.unpackers;
+    this.#limits = parts.limits;
   }
 
   /** Reads the sizes of all layers. One without a readable record was never finished, and goes. */
-  static async open(root: string, parts: { staging: Staging; trash: Trash; unpackers: ChildPool; log: Log }): Promise<LayerStore> {
+  static async open(root: string, parts: LayerStoreParts & { log: Log }): Promise<LayerStore> {
     const store = new LayerStore(root, parts);
     await mkdir(join(root, 'layers'), { recursive: true, mode: 0o700 });
     await mkdir(join(root, 'l'), { recursive: true, mode: 0o700 });
     for (const path of [store.#emptyDir, store.#emptyBelow]) await mkdir(path, { recursive: true, mode: 0o755 });
     for (const name of await readdir(join(root, 'layers'))) {
       const path = join(root, 'layers', name);
-      const size = await readRecord(path);
+      const record = await readRecord(path);
       const chainId = `sha256:${name}`;
-      if (size !== undefined && isDigest(chainId)) store.#layers.set(chainId as ChainId, size);
+      if (record !== undefined && isDigest(chainId)) store.#layers.set(chainId as ChainId, record);
       else {
         parts.log.warn({ path }, 'Dropped damaged layer');
         await parts.trash.take(path);
@@ -83,7 +99,7 @@ export class LayerStore implements AsyncDisposable {
     let inodes = 0;
     for (const layer of this.#layers.values()) {
       bytes += layer.bytes;
-      inodes += layer.inodes + 2; // its own directory and record
+      inodes += layer.inodes + 4; // its own directories, record and list
     }
     return { bytes, inodes };
   }
@@ -101,6 +117,36 @@ export class LayerStore implements AsyncDisposable {
   /** What to mount of a stack that nobody writes to, uppermost first: overlay wants two directories at least. */
   async readOnlyDirectories(layers: readonly ChainId[]): Promise<string[]> {
     return [...(await this.shortDirectories(layers)), this.#emptyBelow];
+  }
+
+  /** All layers there are, whether an image has them or not. */
+  list(): ChainId[] {
+    return [...this.#layers.keys()];
+  }
+
+  /** True for what the store has, or is about to have, by this name of a directory in `layers/`. */
+  knows(name: string): boolean {
+    const chainId = `sha256:${name}` as ChainId;
+    return this.#layers.has(chainId) || this.#leaving.has(chainId) || this.#flights.has(chainId);
+  }
+
+  /** Compares a layer with what was unpacked, in a child of `checkers`; it is not freed meanwhile. `undefined` for one that has gone. */
+  async verify(chainId: ChainId, { checkers, full, signal }: { checkers: ChildPool; full: boolean; signal: AbortSignal }): Promise<VerifyResult | undefined> {
+    const record = this.#layers.get(chainId);
+    if (record === undefined) return undefined;
+    using _held = this.hold([chainId]);
+    if ((await readRecord(join(this.#root, 'layers', hexOf(chainId)))) === undefined) {
+      return { problem: { kind: 'damaged', message: `its ${RECORD} cannot be used` }, count: 1 };
+    }
+    const list = join(this.#root, 'layers', hexOf(chainId), LIST);
+    return checkers.run<VerifyResult>({ op: 'verify', dir: this.#diff(chainId), list, seal: record.seal, full } satisfies VerifyJob, signal);
+  }
+
+  /** Why a layer cannot be taken away now; `undefined` when it can. */
+  async obstacle(chainId: ChainId): Promise<string | undefined> {
+    const isMounted = await mountedLayers(this.#root);
+    if (isMounted(chainId)) return 'it is mounted';
+    return this.#held.has(chainId) ? 'an image is being made of it' : undefined;
   }
 
   /** Keeps layers from being freed until released: an image is being made of them. */
@@ -126,6 +172,11 @@ export class LayerStore implements AsyncDisposable {
     const isMounted = await mountedLayers(this.#root);
     const freed = this.#unused(used()).filter((chainId) => !isMounted(chainId));
     await Promise.all(freed.map((chainId) => this.#free(chainId)));
+  }
+
+  /** Takes a layer that no image has out of the store, whoever else may want it; what is made of it anew is unpacked anew. */
+  async drop(chainId: ChainId): Promise<void> {
+    if (this.#layers.has(chainId)) await this.#free(chainId);
   }
 
   #unused(used: ReadonlySet<ChainId>): ChainId[] {
@@ -158,14 +209,15 @@ export class LayerStore implements AsyncDisposable {
     try {
       await mkdir(path, { mode: 0o700 });
       await makeDiff(diff);
-      const { bytes, inodes } = await plan.withBlob((blob) => this.#unpack(plan, path, blob, signal), signal);
-      const size: LayerSize = { bytes, inodes };
-      await writeFile(join(path, RECORD), JSON.stringify(size));
+      const { bytes, inodes, seal } = await plan.withBlob((blob) => this.#unpack(plan, path, blob, signal), signal);
+      if (seal === undefined) throw new Error(`no list was made of layer ${plan.chainId}`);
+      const record: LayerRecord = { bytes: bytes + seal.bytes, inodes, seal };
+      await writeFile(join(path, RECORD), JSON.stringify(record));
       const place = join(this.#root, 'layers', hexOf(plan.chainId));
       await this.#trash.take(place); // left there by a sweep that could not finish
       await rename(path, place);
       await syncDirectory(join(this.#root, 'layers'));
-      this.#layers.set(plan.chainId, size);
+      this.#layers.set(plan.chainId, record);
     } catch (err) {
       await this.#staging.discard(path);
       throw err;
@@ -178,7 +230,9 @@ export class LayerStore implements AsyncDisposable {
    */
   async #unpack(plan: LayerPlan, path: string, blob: { path: string; unverified: Digest | undefined }, signal: AbortSignal): Promise<UnpackResult> {
     const diff = join(path, 'diff');
-    const job: UnpackJob = { op: 'unpack', blob: blob.path, blobDigest: blob.unverified, diffId: plan.diffId, dir: diff, mode: 'layer', merge: undefined };
+    const list = join(path, LIST);
+    const source = { blob: blob.path, blobDigest: blob.unverified, diffId: plan.diffId };
+    const job: UnpackJob = { op: 'unpack', ...source, dir: diff, mode: 'layer', merge: undefined, list, limits: this.#limits };
     try {
       const result = await this.#unpackers.run<UnpackResult>(job, signal);
       await orAborted(plan.belowReady, signal);
@@ -190,6 +244,7 @@ export class LayerStore implements AsyncDisposable {
     }
     await orAborted(plan.belowReady, signal);
     await this.#trash.take(diff);
+    await rm(list, { force: true });
     await makeDiff(diff);
     const merge = { lower: await this.shortDirectories(plan.below), work: join(path, 'work'), mountpoint: mountpointIn(path) };
     await mkdir(merge.work, { mode: 0o700 });
@@ -239,10 +294,11 @@ async function makeDiff(path: string): Promise<void> {
   await chmod(path, 0o755); // the root directory of containers whose layers do not describe it; the umask applies to mkdir
 }
 
-async function readRecord(path: string): Promise<LayerSize | undefined> {
+async function readRecord(path: string): Promise<LayerRecord | undefined> {
   try {
-    const { bytes, inodes } = JSON.parse(await readFile(join(path, RECORD), 'utf8')) as Partial<LayerSize>;
-    return typeof bytes === 'number' && typeof inodes === 'number' ? { bytes, inodes } : undefined;
+    const { bytes, inodes, seal } = JSON.parse(await readFile(join(path, RECORD), 'utf8')) as Partial<LayerRecord>;
+    if (![bytes, inodes, seal?.bytes, seal?.crc].every((value) => typeof value === 'number')) return undefined;
+    return { bytes, inodes, seal } as LayerRecord;
   } catch {
     return undefined;
   }

@@ -7,12 +7,15 @@ import type { Log } from '#base/log.ts';
 import { withArchive } from './archive.ts';
 import type { RegistryAuth } from './auth.ts';
 import { CERTIFICATE_DIRECTORIES } from './certs.ts';
+import { checkStore } from './check.ts';
 import { ChildPool } from './child-pool.ts';
 import type { ImageId } from './digest.ts';
 import { Downloads } from './downloads.ts';
+import type { CheckFinding, CheckOptions, CheckSummary } from './finding.ts';
 import type { Image } from './image.ts';
 import { ImageStore } from './image-store.ts';
 import { type InstallDeps, installImage } from './install.ts';
+import type { UnpackLimits } from './jobs.ts';
 import { LayerStore } from './layer-store.ts';
 import { createWritable, measureTree, mountReadOnly, mountWritable, unmount, writableDirs } from './overlay.ts';
 import type { PullProgress } from './progress.ts';
@@ -57,6 +60,8 @@ export interface StorageOptions {
    * user whose record is written before the image is mounted never loses it.
    */
   usedBy?(image: ImageId): string | undefined;
+  /** What a single layer may come to. Default 256 GiB and 20 million files: no image comes near, a bomb ends there. */
+  readonly limits?: UnpackLimits;
   readonly observe?: PullObserver;
 }
 
@@ -77,6 +82,7 @@ const UNPACKERS = 2;
 /** Manifests and configs at once, beside the layers: they do not wait for those. */
 const SMALL_FETCHES = 16;
 const CHILD_IDLE_MS = 10_000;
+const LAYER_LIMITS: UnpackLimits = { maxBytes: 256 * 1024 ** 3, maxInodes: 20_000_000 };
 /** Layers of a pull that failed are kept so long for the next try. The kubelet's longest pause is 5 minutes. */
 const UNUSED_LAYERS_MS = 10 * 60_000;
 /** Mount options are one page: from here on layers go by short names. */
@@ -86,7 +92,13 @@ const MIN_PREFIX = 3;
 /** Certificates of the node's own authorities, where distributions keep them. Node has only Mozilla's built in. */
 const CERTIFICATE_FILES = ['/etc/ssl/certs/ca-certificates.crt', '/etc/pki/tls/certs/ca-bundle.crt'];
 
-type StorageDeps = InstallDeps & { readonly staging: Staging; readonly unpackers: ChildPool };
+type StorageDeps = InstallDeps & {
+  readonly staging: Staging;
+  readonly unpackers: ChildPool;
+  readonly checkers: ChildPool;
+  readonly trash: Trash;
+  readonly limits: UnpackLimits;
+};
 
 /** The door of `storage/`: images in a store, and root filesystems made of them. */
 export class Storage implements AsyncDisposable {
@@ -94,17 +106,15 @@ export class Storage implements AsyncDisposable {
   readonly #deps: StorageDeps;
   readonly #fetchers: ChildPool;
   readonly #downloads: Downloads;
-  readonly #trash: Trash;
   readonly #puller: Puller;
   #registries = RegistriesConf.empty();
   #sweeping: NodeJS.Timeout | undefined;
 
-  private constructor(options: StorageOptions, parts: { deps: StorageDeps; fetchers: ChildPool; downloads: Downloads; trash: Trash }) {
+  private constructor(options: StorageOptions, parts: { deps: StorageDeps; fetchers: ChildPool; downloads: Downloads }) {
     this.#options = options;
     this.#deps = parts.deps;
     this.#fetchers = parts.fetchers;
     this.#downloads = parts.downloads;
-    this.#trash = parts.trash;
     this.#puller = new Puller({
       ...parts.deps,
       fetchers: parts.fetchers,
@@ -122,12 +132,14 @@ export class Storage implements AsyncDisposable {
    * or layer costs the images that use it, never the store.
    */
   static async open(options: StorageOptions): Promise<Storage> {
-    const { root, log, maxParallelDownloads, proxyEnv, certificates = CERTIFICATE_DIRECTORIES } = options;
+    const { root, log, maxParallelDownloads, proxyEnv, certificates = CERTIFICATE_DIRECTORIES, limits = LAYER_LIMITS } = options;
     await mkdir(root, { recursive: true, mode: 0o700 });
     const trash = await Trash.open(join(root, 'trash'), log);
     const staging = await Staging.open(join(root, 'staging'), trash);
     const downloads = await Downloads.open(join(root, 'downloads'), { staging, log });
-    const unpackers = new ChildPool({ entry: 'unpack-child', processes: UNPACKERS, jobsEach: 1, cancelBy: 'kill', idleMs: CHILD_IDLE_MS });
+    const unpacking = { entry: 'unpack-child', jobsEach: 1, cancelBy: 'kill', idleMs: CHILD_IDLE_MS } as const;
+    const unpackers = new ChildPool({ ...unpacking, processes: UNPACKERS });
+    const checkers = new ChildPool({ ...unpacking, processes: 1 });
     const authorities = CERTIFICATE_FILES.find((path) => existsSync(path));
     const env = {
       ...(authorities === undefined ? {} : { NODE_EXTRA_CA_CERTS: authorities }),
@@ -142,11 +154,11 @@ export class Storage implements AsyncDisposable {
       idleMs: CHILD_IDLE_MS,
       env,
     });
-    const layers = await LayerStore.open(root, { staging, trash, unpackers, log });
+    const layers = await LayerStore.open(root, { staging, trash, unpackers, limits, log });
     const images = await ImageStore.open(root, { pins: options.pinnedImages, hasLayer: (chainId) => layers.has(chainId), log });
     await layers.sweep(() => images.usedLayers());
-    const deps = { root, log, layers, images, staging, unpackers, locks: new Locks() };
-    const storage = new Storage(options, { deps, fetchers, downloads, trash });
+    const deps = { root, log, layers, images, staging, unpackers, checkers, trash, limits, locks: new Locks() };
+    const storage = new Storage(options, { deps, fetchers, downloads });
     await storage.#readRegistries().catch((err: unknown) => log.warn({ err, path: options.registriesConf }, 'Could not read registries.conf'));
     return storage;
   }
@@ -220,6 +232,14 @@ export class Storage implements AsyncDisposable {
     await layers.sweep(() => images.usedLayers());
   }
 
+  /**
+   * Looks for what is missing, altered or orphaned; the store goes on being used. `onFinding` is told of each as it is found.
+   * What a repair would cost images that somebody uses is left, and said.
+   */
+  check(options: CheckOptions, onFinding: (finding: CheckFinding) => void): Promise<CheckSummary> {
+    return checkStore({ ...this.#deps, usedBy: (image) => this.#options.usedBy?.(image) }, options, onFinding);
+  }
+
   /** What images take on disk: a sum of what was counted when they were unpacked. `mountpoint` is the store's root. */
   fsInfo(): Usage & { readonly mountpoint: string } {
     const { bytes, inodes } = this.#deps.layers.total();
@@ -286,7 +306,8 @@ export class Storage implements AsyncDisposable {
     await this.#deps.layers[Symbol.asyncDispose]();
     await this.#fetchers[Symbol.asyncDispose]();
     await this.#deps.unpackers[Symbol.asyncDispose]();
-    await this.#trash[Symbol.asyncDispose]();
+    await this.#deps.checkers[Symbol.asyncDispose]();
+    await this.#deps.trash[Symbol.asyncDispose]();
   }
 
   #image(id: ImageId): Image {

@@ -1,12 +1,15 @@
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync, constants as fs, openSync } from 'node:fs';
+import { constants, setPriority } from 'node:os';
 import { chroot, fchdir, MNT, umount } from '#base/sys.ts';
 import { serveJobs } from './child-serve.ts';
+import { EntryListWriter } from './entry-list.ts';
 import { digestFile, inflate } from './inflate.ts';
-import { JobError, type SettleJob, type UnpackChildJob, type UnpackJob, type UnpackResult } from './jobs.ts';
+import { JobError, type SettleJob, type UnpackChildJob, type UnpackJob, type UnpackResult, type VerifyJob, type VerifyResult } from './jobs.ts';
 import { settleImplied } from './lower.ts';
 import { mountOverlay } from './overlay.ts';
 import { TarParser } from './tar.ts';
 import { Extractor } from './unpack.ts';
+import { listTree, verifyLayer } from './verify.ts';
 
 /**
  * The process that unpacks layers, one at a time, jailed in the directory it unpacks into. Everything it needs is loaded
@@ -14,31 +17,43 @@ import { Extractor } from './unpack.ts';
  */
 
 process.umask(0);
-const home = openSync('/', constants.O_RDONLY | constants.O_DIRECTORY);
+const home = openSync('/', fs.O_RDONLY | fs.O_DIRECTORY);
 
-async function unpack({ blob, blobDigest, diffId, dir, mode, merge }: UnpackJob): Promise<UnpackResult> {
+async function unpack(job: UnpackJob): Promise<UnpackResult> {
+  const { blob, blobDigest, dir, merge } = job;
   const fd = openSync(blob, 'r');
+  // Opened before the jail is entered, which it lies outside of.
+  const list = job.list === undefined ? undefined : new EntryListWriter(job.list);
   try {
     if (blobDigest !== undefined) {
       const digest = digestFile(fd);
       if (digest !== blobDigest) throw new JobError('corrupt', `blob ${blobDigest} came with digest ${digest}`);
     }
-    if (merge === undefined) return await extract(fd, dir, mode, diffId);
-    const { lower, work, mountpoint: target } = merge;
-    // What the kernel writes into the upper directory becomes the layer: nothing there may point elsewhere.
-    await mountOverlay({ lower, upper: { dir, work }, target, settings: { index: 'off', redirect_dir: 'off', metacopy: 'off' }, flags: [] });
-    try {
-      return await extract(fd, target, mode, diffId);
-    } finally {
-      umount(target, MNT.DETACH);
+    if (merge === undefined) {
+      const result = await extract(fd, dir, job, list);
+      return { ...result, seal: list?.finish() };
     }
+    const result = await overMount(merge, dir, () => extract(fd, merge.mountpoint, job, undefined));
+    if (list !== undefined) listTree(dir, list);
+    return { ...result, seal: list?.finish() };
   } finally {
+    list?.close();
     closeSync(fd);
   }
 }
 
-async function extract(fd: number, jail: string, mode: UnpackJob['mode'], diffId: UnpackJob['diffId']): Promise<UnpackResult> {
-  const extractor = new Extractor(mode);
+async function overMount<T>({ lower, work, mountpoint: target }: NonNullable<UnpackJob['merge']>, dir: string, run: () => Promise<T>): Promise<T> {
+  // What the kernel writes into the upper directory becomes the layer: nothing there may point elsewhere.
+  await mountOverlay({ lower, upper: { dir, work }, target, settings: { index: 'off', redirect_dir: 'off', metacopy: 'off' }, flags: [] });
+  try {
+    return await run();
+  } finally {
+    umount(target, MNT.DETACH);
+  }
+}
+
+async function extract(fd: number, jail: string, { mode, diffId, limits }: UnpackJob, list: EntryListWriter | undefined): Promise<Omit<UnpackResult, 'seal'>> {
+  const extractor = new Extractor(mode, { limits, list });
   const parser = new TarParser(extractor);
   enter(jail);
   try {
@@ -67,4 +82,19 @@ async function settle({ dir, implied, lower }: SettleJob): Promise<void> {
   settleImplied(dir, implied, lower);
 }
 
-serveJobs((job: UnpackChildJob) => (job.op === 'unpack' ? unpack(job) : settle(job)));
+/** Nothing waits for it, and a node that comes up after a power cut has other things to do. */
+async function verify(job: VerifyJob): Promise<VerifyResult> {
+  setPriority(constants.priority.PRIORITY_LOW);
+  return verifyLayer(job);
+}
+
+serveJobs((job: UnpackChildJob) => {
+  switch (job.op) {
+    case 'unpack':
+      return unpack(job);
+    case 'settle':
+      return settle(job);
+    case 'verify':
+      return verify(job);
+  }
+});

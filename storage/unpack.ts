@@ -12,23 +12,22 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
-  realpathSync,
   rmdirSync,
   type Stats,
-  statSync,
   symlinkSync,
   unlinkSync,
   writeSync,
 } from 'node:fs';
+import { crc32 } from 'node:zlib';
 import { isErrno } from '#base/errors.ts';
 import { lsetxattr, makedev, mknod, S_IF, SysError } from '#base/sys.ts';
-import { JobError, type UnpackMode } from './jobs.ts';
+import type { EntryLine, EntryListWriter } from './entry-list.ts';
+import { at, baseOf, below, bytesOf, cleanPath, isWhiteout, parentOf, show } from './jail-path.ts';
+import { JobError, type UnpackLimits, type UnpackMode } from './jobs.ts';
+import { Parents } from './parents.ts';
 import type { TarEntry, TarSink, TarType } from './tar.ts';
+import { setXattrs } from './xattrs.ts';
 
-/** No image comes near it; it ends a tar that is all zeroes before the disk is full. */
-const MAX_BYTES = 256 * 1024 ** 3;
-/** Likewise for a tar of empty files, which would eat all inodes. */
-const MAX_INODES = 20_000_000;
 const DISK_BLOCK = 4096;
 const OPAQUE_MARK = '.wh..wh..opq';
 const WHITEOUT = '.wh.';
@@ -42,18 +41,23 @@ const WHITEOUT = '.wh.';
  */
 export class Extractor implements TarSink {
   readonly #mode: UnpackMode;
-  /** Directories known to be there, so that a parent is looked at once. */
-  readonly #directories = new Set<string>(['']);
+  readonly #limits: UnpackLimits;
+  readonly #list: EntryListWriter | undefined;
+  readonly #parents: Parents;
   readonly #implied = new Set<string>(['']);
   /** In `merged` mode, what this layer made: what an opaque mark or a whiteout must leave alone. */
   readonly #made = new Set<string>();
   readonly #directoryTimes: [path: string, mtime: number][] = [];
-  #open: { readonly fd: number; readonly path: string; readonly entry: TarEntry; size: number } | undefined;
+  #open: { readonly fd: number; readonly path: string; readonly entry: TarEntry; size: number; crc: number } | undefined;
   #bytes = 0;
   #inodes = 0;
 
-  constructor(mode: UnpackMode) {
+  /** `list` is told of all that is made, but for what a mount of the layers below makes of it. */
+  constructor(mode: UnpackMode, { limits, list }: { limits: UnpackLimits; list: EntryListWriter | undefined }) {
     this.#mode = mode;
+    this.#limits = limits;
+    this.#list = list;
+    this.#parents = new Parents({ mode, made: (path, wasWhiteout) => this.#addImplied(path, wasWhiteout) });
   }
 
   /** Content as written, not as declared, rounded up to blocks for each file. */
@@ -71,32 +75,33 @@ export class Extractor implements TarSink {
   }
 
   entry(entry: TarEntry): void {
-    const path = cleanPath(entry.name);
-    if (path === '') {
-      if (entry.type !== 'directory') return;
-      this.#implied.delete('');
-      this.#describeDirectory('', entry);
-      return;
+    try {
+      this.#add(entry);
+    } catch (err) {
+      // A name too long, a loop of symlinks, too many links: the tar's fault, not the machine's.
+      if (isErrno(err, 'ENAMETOOLONG', 'ELOOP', 'EMLINK', 'EINVAL') || (err instanceof SysError && ['ENAMETOOLONG', 'ELOOP', 'EINVAL'].includes(err.code))) {
+        throw new JobError('refused', `tar entry ${show(entry.name)} cannot be made: ${err.code}`, { cause: err });
+      }
+      throw err;
     }
-    const slash = path.lastIndexOf('/');
-    const base = path.slice(slash + 1);
-    this.#needParent(path);
-    if (this.#mode !== 'plain' && base.startsWith(WHITEOUT)) this.#whiteout(path.slice(0, Math.max(slash, 0)), base);
-    else this.#make(path, entry);
   }
 
   data(chunk: Buffer): void {
-    if (this.#open === undefined) return;
-    this.#open.size += chunk.length;
-    if (this.#bytes + this.#open.size > MAX_BYTES) throw new JobError('refused', `layer is larger than ${MAX_BYTES} bytes`);
-    for (let done = 0; done < chunk.length; ) done += writeSync(this.#open.fd, chunk, done, chunk.length - done);
+    const open = this.#open;
+    if (open === undefined) return;
+    open.size += chunk.length;
+    const { maxBytes } = this.#limits;
+    if (this.#bytes + open.size > maxBytes) throw new JobError('refused', `layer is larger than ${maxBytes} bytes`);
+    for (let done = 0; done < chunk.length; ) done += writeSync(open.fd, chunk, done, chunk.length - done);
+    if (this.#list !== undefined) open.crc = crc32(chunk, open.crc);
   }
 
   end(): void {
     if (this.#open === undefined) return;
-    const { fd, path, entry, size } = this.#open;
+    const { fd, path, entry, size, crc } = this.#open;
     this.#open = undefined;
     try {
+      this.#list?.add(['file', path, entry.mode, entry.uid, entry.gid, size, crc]);
       if (entry.uid !== 0 || entry.gid !== 0) fchownSync(fd, entry.uid, entry.gid);
       if ((entry.mode & 0o7000) !== 0) fchmodSync(fd, entry.mode);
       this.#setXattrs(path, entry);
@@ -124,22 +129,37 @@ export class Extractor implements TarSink {
     this.#open = undefined;
   }
 
+  #add(entry: TarEntry): void {
+    const path = cleanPath(entry.name);
+    if (path === '') {
+      if (entry.type !== 'directory') return;
+      this.#implied.delete('');
+      this.#describeDirectory('', entry);
+      return;
+    }
+    const real = this.#parents.place(path);
+    const base = baseOf(real);
+    if (this.#mode !== 'plain' && base.startsWith(WHITEOUT)) this.#whiteout(parentOf(real), base);
+    else this.#make(real, entry);
+  }
+
   #make(path: string, entry: TarEntry): void {
-    const full = at(path);
     if (entry.type === 'directory') {
       this.#makeDirectory(path, entry);
       return;
     }
+    const full = at(path);
     if (entry.type === 'hardlink') this.#makeHardlink(path, entry);
     else if (entry.type === 'file') {
       const { O_CREAT, O_EXCL, O_WRONLY, O_NOFOLLOW } = constants;
       const fd = this.#replacing(path, () => openSync(full, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW, entry.mode & 0o777));
-      this.#open = { fd, path, entry, size: 0 };
+      this.#open = { fd, path, entry, size: 0, crc: 0 };
     } else {
       if (entry.type === 'symlink') this.#replacing(path, () => symlinkSync(bytesOf(entry.link), full));
       else this.#replacing(path, () => this.#makeNode(path, entry));
       if (entry.uid !== 0 || entry.gid !== 0) lchownSync(full, entry.uid, entry.gid);
       if (entry.type !== 'symlink') chmodSync(full, entry.mode);
+      this.#list?.add(lineOf(path, entry));
       this.#setXattrs(path, entry);
       lutimesSync(full, entry.mtime, entry.mtime);
     }
@@ -153,31 +173,34 @@ export class Extractor implements TarSink {
       if (existing !== undefined) this.#remove(path, existing);
       mkdirSync(at(path), entry.mode);
       this.#count(path);
-      // A whiteout of the same layer came first: nothing of the layers below shows through.
-      if (existing !== undefined && isWhiteout(existing)) this.#markOpaque(path);
     }
-    this.#directories.add(path);
+    this.#parents.add(path);
     if (this.#mode === 'merged') this.#made.add(path);
     this.#describeDirectory(path, entry);
+    // A whiteout of the same layer came first: nothing of the layers below shows through.
+    if (existing !== undefined && isWhiteout(existing)) this.#markOpaque(path);
   }
 
   #describeDirectory(path: string, entry: TarEntry): void {
     lchownSync(at(path), entry.uid, entry.gid);
     chmodSync(at(path), entry.mode);
+    this.#list?.add(['directory', path, entry.mode, entry.uid, entry.gid]);
     this.#setXattrs(path, entry);
     this.#directoryTimes.push([path, entry.mtime]);
   }
 
   #makeHardlink(path: string, entry: TarEntry): void {
     const target = cleanPath(entry.link);
-    if (target === path) return;
     const existing = lstatSync(at(target), { throwIfNoEntry: false });
     if (existing === undefined || isWhiteout(existing)) {
       if (this.#mode === 'layer') throw new JobError('needsLower', `${show(path)} is a hard link to ${show(target)} of a lower layer`);
       throw new JobError('corrupt', `tar entry ${show(path)} is a hard link to ${show(target)}, which is not there`);
     }
     if (existing.isDirectory()) throw new JobError('corrupt', `tar entry ${show(path)} is a hard link to the directory ${show(target)}`);
-    this.#replacing(path, () => linkSync(at(target), at(path)));
+    const real = this.#parents.real(target);
+    if (real === path) return;
+    this.#replacing(path, () => linkSync(at(real), at(path)));
+    this.#list?.add(['link', path, real]);
   }
 
   #makeNode(path: string, { type, mode, major, minor }: TarEntry): void {
@@ -199,27 +222,13 @@ export class Extractor implements TarSink {
     }
   }
 
-  /** Makes sure that the parent is a directory. A symlink is followed, as the chroot sees it. */
-  #needParent(path: string): void {
-    const slash = path.lastIndexOf('/');
-    const parent = path.slice(0, Math.max(slash, 0));
-    if (this.#directories.has(parent)) return;
-    this.#needParent(parent);
-    const existing = lstatSync(at(parent), { throwIfNoEntry: false });
-    if (existing === undefined || isWhiteout(existing)) {
-      if (existing !== undefined) unlinkSync(at(parent));
-      mkdirSync(at(parent), 0o755);
-      this.#count(parent);
-      if (existing !== undefined) this.#markOpaque(parent);
-      // By its real path: the way here may lead over a symlink.
-      else this.#implied.add(realpathSync.native(at(parent), 'buffer').toString('latin1').slice(1));
-    } else if (existing.isSymbolicLink()) {
-      if (statSync(at(parent), { throwIfNoEntry: false })?.isDirectory() !== true) {
-        if (this.#mode === 'layer') throw new JobError('needsLower', `${show(path)} lies behind the symlink ${show(parent)} to a lower layer`);
-        throw new JobError('corrupt', `tar entry ${show(path)} lies behind the symlink ${show(parent)}, which leads to no directory`);
-      }
-    } else if (!existing.isDirectory()) throw new JobError('corrupt', `tar entry ${show(path)} lies below ${show(parent)}, which is not a directory`);
-    this.#directories.add(parent);
+  #addImplied(path: string, wasWhiteout: boolean): void {
+    if (wasWhiteout) this.#inodes -= 1;
+    this.#count(path);
+    this.#list?.add(['implied', path]);
+    // In place of a whiteout, it has nothing to do with what the layers below have there.
+    if (wasWhiteout) this.#markOpaque(path);
+    else this.#implied.add(path);
   }
 
   #whiteout(directory: string, base: string): void {
@@ -233,7 +242,7 @@ export class Extractor implements TarSink {
     if (base.startsWith(`${WHITEOUT}${WHITEOUT}`)) return; // aufs kept its own books under such names
     const name = base.slice(WHITEOUT.length);
     if (name === '' || name === '.' || name === '..') throw new JobError('corrupt', `tar has the whiteout ${show(`${directory}/${base}`)} of nothing`);
-    const path = directory === '' ? name : `${directory}/${name}`;
+    const path = below(directory, name);
     const existing = lstatSync(at(path), { throwIfNoEntry: false });
     if (this.#mode === 'merged') {
       if (existing === undefined) return;
@@ -241,7 +250,8 @@ export class Extractor implements TarSink {
       else if (existing.isDirectory()) this.#clear(path);
     } else if (existing === undefined) {
       mknod(at(path), S_IF.CHR, 0n);
-      this.#inodes += 1;
+      this.#count(path);
+      this.#list?.add(['whiteout', path]);
     } else if (existing.isDirectory()) {
       this.#implied.delete(path);
       this.#markOpaque(path);
@@ -250,13 +260,15 @@ export class Extractor implements TarSink {
 
   /** Hides what the layers below have in a directory. In `merged` mode the kernel does it. */
   #markOpaque(path: string): void {
-    if (this.#mode === 'layer') lsetxattr(at(path), 'trusted.overlay.opaque', Buffer.from('y'));
+    if (this.#mode !== 'layer') return;
+    lsetxattr(at(path), 'trusted.overlay.opaque', Buffer.from('y'));
+    this.#list?.add(['opaque', path]);
   }
 
   /** Removes what a directory has from the layers below. */
   #clear(directory: string): void {
     for (const name of readdirSync(at(directory), 'latin1')) {
-      const path = directory === '' ? name : `${directory}/${name}`;
+      const path = below(directory, name);
       const existing = lstatSync(at(path), { throwIfNoEntry: false });
       if (existing === undefined) continue;
       if (!this.#made.has(path)) this.#remove(path, existing);
@@ -265,70 +277,43 @@ export class Extractor implements TarSink {
   }
 
   #remove(path: string, existing: Stats): void {
+    this.#list?.add(['removed', path]);
+    this.#unmake(path, existing);
+  }
+
+  #unmake(path: string, existing: Stats): void {
     if (this.#mode !== 'merged' || this.#made.has(path)) this.#inodes -= 1;
+    if (existing.isSymbolicLink()) this.#parents.forget(path);
     if (!existing.isDirectory()) {
       unlinkSync(at(path));
-      if (this.#directories.has(path)) this.#forget(path);
       return;
     }
     for (const name of readdirSync(at(path), 'latin1')) {
-      const below = lstatSync(at(`${path}/${name}`), { throwIfNoEntry: false });
-      if (below !== undefined) this.#remove(`${path}/${name}`, below);
+      const inside = lstatSync(at(below(path, name)), { throwIfNoEntry: false });
+      if (inside !== undefined) this.#unmake(below(path, name), inside);
     }
     rmdirSync(at(path));
-    this.#directories.delete(path);
+    this.#parents.forget(path);
     this.#implied.delete(path);
   }
 
-  /** A symlink that was a way to directories is gone, and they with it. */
-  #forget(path: string): void {
-    for (const known of this.#directories) if (known === path || known.startsWith(`${path}/`)) this.#directories.delete(known);
-  }
-
-  #setXattrs(path: string, { type, xattrs }: TarEntry): void {
-    for (const [name, value] of xattrs) {
-      // Others are the kernel's own business: with trusted.overlay.* a layer could point overlayfs anywhere.
-      const isUser = name.startsWith('user.') && (type === 'file' || type === 'directory');
-      if (!isUser && name !== 'security.capability') continue;
-      try {
-        lsetxattr(at(path), name, value);
-      } catch (err) {
-        if (!(isUser && err instanceof SysError && (err.code === 'ENOTSUP' || err.code === 'EOPNOTSUPP'))) throw err;
-      }
-    }
+  #setXattrs(path: string, entry: TarEntry): void {
+    const set = setXattrs(path, entry);
+    if (set !== undefined) this.#list?.add(['xattrs', path, set]);
   }
 
   #count(path: string): void {
     this.#inodes += 1;
-    if (this.#inodes > MAX_INODES) throw new JobError('refused', `layer has more than ${MAX_INODES} files`);
+    const { maxInodes } = this.#limits;
+    if (this.#inodes > maxInodes) throw new JobError('refused', `layer has more than ${maxInodes} files`);
     if (this.#mode !== 'merged') return;
-    for (let made = path; made !== '' && !this.#made.has(made); made = made.slice(0, Math.max(made.lastIndexOf('/'), 0))) this.#made.add(made);
+    for (let made = path; made !== '' && !this.#made.has(made); made = parentOf(made)) this.#made.add(made);
   }
 }
 
-/** The path without empty and `.` parts. @throws {JobError} where it has a `..`: nobody writes such a layer in good faith. */
-function cleanPath(name: string): string {
-  const parts = name.split('/').filter((part) => part !== '' && part !== '.');
-  if (parts.includes('..')) throw new JobError('corrupt', `tar entry ${show(name)} has .. in its path`);
-  return parts.join('/');
-}
-
-/** Where a path lies in the jail. What is not ASCII goes to the kernel as the bytes it was. */
-function at(path: string): string | Buffer {
-  return bytesOf(`/${path}`);
-}
-
-function bytesOf(path: string): string | Buffer {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: all of ASCII is meant
-  return /^[\x00-\x7f]*$/.test(path) ? path : Buffer.from(path, 'latin1');
-}
-
-function show(path: string): string {
-  return JSON.stringify(Buffer.from(path.slice(0, 200), 'latin1').toString());
-}
-
-function isWhiteout(stat: Stats): boolean {
-  return stat.isCharacterDevice() && stat.rdev === 0;
+function lineOf(path: string, { type, link, mode, uid, gid, major, minor }: TarEntry): EntryLine {
+  if (type === 'symlink') return ['symlink', path, link, uid, gid];
+  return ['node', path, nodeType(type) | mode, type === 'fifo' ? 0 : Number(makedev(major, minor)), uid, gid];
 }
 
 function isExisting(err: unknown): boolean {
