@@ -25,6 +25,8 @@ const native = {
   fsconfig: libc.func('int fsconfig(int, unsigned int, const char*, const char*, int)'),
   fsmount: libc.func('int fsmount(int, unsigned int, unsigned int)'),
   moveMount: libc.func('int move_mount(int, const char*, int, const char*, unsigned int)'),
+  openTree: libc.func('int open_tree(int, const char*, unsigned int)'), // glibc 2.36
+  mountSetattr: libc.func('int mount_setattr(int, const char*, unsigned int, const void*, size_t)'),
   fchown: libc.func('int fchown(int, uint32_t, uint32_t)'),
   socket: libc.func('int socket(int, int, int)'),
   connect: libc.func('int connect(int, const uint8_t*, uint32_t)'),
@@ -148,6 +150,41 @@ export function mountOverlayLong(
   } finally {
     closeSync(context);
   }
+}
+
+/**
+ * A copy of the mount at `source`, attached nowhere, on which every owner is shifted as the user namespace at `userns`
+ * maps it: what belongs to id 0 on disk belongs to the namespace's root. The descriptor is the caller's to close, and
+ * the copy goes with it unless `attachMount` was called. Source: mount_setattr(2), MOUNT_ATTR_IDMAP.
+ * @throws {SysError} `EINVAL` where the file system cannot do it.
+ */
+export function cloneIdmapped(source: string, userns: string): number {
+  const AT_FDCWD = -100;
+  const AT_EMPTY_PATH = 0x1000;
+  const OPEN_TREE_CLONE = 1;
+  const OPEN_TREE_CLOEXEC = 0o2000000;
+  const MOUNT_ATTR_IDMAP = 0x0010_0000n;
+  const fd = check(native.openTree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), 'open_tree', source);
+  try {
+    const usernsFd = openSync(userns, 'r');
+    try {
+      const attributes = new BigUint64Array([MOUNT_ATTR_IDMAP, 0n, 0n, BigInt(usernsFd)]); // struct mount_attr: set, clear, propagation, fd
+      check(native.mountSetattr(fd, '', AT_EMPTY_PATH, attributes, attributes.byteLength), 'mount_setattr', source);
+    } finally {
+      closeSync(usernsFd);
+    }
+    return fd;
+  } catch (err) {
+    closeSync(fd);
+    throw err;
+  }
+}
+
+/** Attaches what `cloneIdmapped` made. */
+export function attachMount(fd: number, target: string): void {
+  const AT_FDCWD = -100;
+  const MOVE_MOUNT_F_EMPTY_PATH = 4;
+  check(native.moveMount(fd, '', AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH), 'move_mount', target);
 }
 
 /** File type bits for `mknod`. */

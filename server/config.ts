@@ -66,6 +66,12 @@ export interface Config {
     readonly defaultEnv: readonly string[];
     /** Absolute path of the profile for RuntimeDefault; empty for the built-in one. */
     readonly seccompProfile: string;
+    /** Directories of OCI hook files; a file of a later one replaces its namesake. */
+    readonly hooksDir: readonly string[];
+    /** Directories of CDI files; the later one wins. Default `/etc/cdi`, `/var/run/cdi`. */
+    readonly cdiSpecDirs: readonly string[];
+    /** The devices that a container names belong to its run_as_user and run_as_group. Default false. */
+    readonly deviceOwnershipFromSecurityContext: boolean;
     /** Processes a container may have; 0 sets no limit. */
     readonly pidsLimit: number;
     /** How long a creation may be in flight before it is undone. Default 240,000. */
@@ -225,6 +231,9 @@ function resolve(files: readonly ConfigText[], { overrides = {}, host = thisHost
       defaultSysctls: take('runtime', 'default_sysctls', runtime.default_sysctls),
       defaultEnv: take('runtime', 'default_env', runtime.default_env),
       seccompProfile: take('runtime', 'seccomp_profile', runtime.seccomp_profile),
+      hooksDir: take('runtime', 'hooks_dir', runtime.hooks_dir),
+      cdiSpecDirs: take('runtime', 'cdi_spec_dirs', runtime.cdi_spec_dirs),
+      deviceOwnershipFromSecurityContext: take('runtime', 'device_ownership_from_security_context', runtime.device_ownership_from_security_context),
       pidsLimit: take('runtime', 'pids_limit', runtime.pids_limit),
       creationTimeoutMs: take('runtime', 'creation_timeout', runtime.creation_timeout),
       unclaimedTimeoutMs: take('runtime', 'unclaimed_timeout', runtime.unclaimed_timeout),

@@ -28,6 +28,7 @@ import { collectNetworkGarbage } from './network-garbage.ts';
 import { createCgroups } from './oci/cgroup.ts';
 import { detectHierarchy } from './oci/cgroup-hierarchy.ts';
 import { createMonitorCgroup } from './oci/cgroup-monitor.ts';
+import { HookDirectories } from './oci/hooks.ts';
 import { readHostFacts } from './oci/host-facts.ts';
 import type { Parts, Paths } from './parts.ts';
 import { Records } from './records.ts';
@@ -45,6 +46,7 @@ import { shareNetnsDirectory } from './sandbox/netns-directory.ts';
 import { makePauseRootfs } from './sandbox/pause.ts';
 import type { SandboxRecord } from './sandbox/sandbox.ts';
 import { Timelines } from './sandbox/timeline.ts';
+import { userNamespaceProblem } from './sandbox/user-namespace.ts';
 import { buildServices, type Handlers } from './service.ts';
 import { type StreamServer, serveStreams } from './stream/server.ts';
 import { notePauseEnd, Sweeper } from './sweep.ts';
@@ -75,8 +77,9 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     Records.open<SandboxRecord>(join(config.root, 'sandboxes'), paths.trash),
     Records.open<ContainerRecord>(join(config.root, 'containers'), paths.trash),
   ]);
-  const [host, storage, cni, runtimes] = await Promise.all([
+  const [host, userNamespaces, storage, cni, runtimes] = await Promise.all([
     readHostFacts(),
+    userNamespaceProblem(config.root, life.signal),
     openStorage(config, log, metrics, (image) => imageRpcs.userOfImage({ sandboxes: sandboxes.records, containers: containers.records }, image)),
     openCni(config, log, metrics),
     openRuntimes(config, life.signal, log, (name, work) => background.start(name, work)),
@@ -101,6 +104,10 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     lost: new Map(),
     hostPorts: new HostPorts(),
     timelines: new Timelines(),
+    hooks: new HookDirectories(config.runtime.hooksDir, (path, err) => {
+      parts.once(`hook ${path} ${describeError(err)}`, { err, path }, 'Left out OCI hook file');
+    }),
+    userNamespaceProblem: userNamespaces,
     cgroups: createCgroups(hierarchy),
     monitors: await createMonitorCgroup(hierarchy, config.runtime.monitorCgroup),
     host,

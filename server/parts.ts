@@ -10,6 +10,7 @@ import type { Deaths } from './container/deaths.ts';
 import type { RunningStop } from './container/stop.ts';
 import type { Cgroups } from './oci/cgroup.ts';
 import type { MonitorCgroup } from './oci/cgroup-monitor.ts';
+import type { HookDirectories } from './oci/hooks.ts';
 import type { HostFacts } from './oci/host-facts.ts';
 import type { OciRuntime, RuntimeFeatures } from './oci/runtime.ts';
 import type { Records } from './records.ts';
@@ -49,6 +50,10 @@ export interface Parts {
   readonly lost: Map<string, LostAttachment>;
   readonly hostPorts: HostPorts;
   readonly timelines: Timelines;
+  /** OCI hooks for containers. */
+  readonly hooks: Pick<HookDirectories, 'read'>;
+  /** Why pods cannot have user namespaces, whatever their handler; `undefined` where they can. */
+  readonly userNamespaceProblem: string | undefined;
   readonly cgroups: Cgroups;
   readonly monitors: MonitorCgroup;
   readonly host: HostFacts;

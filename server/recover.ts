@@ -9,6 +9,7 @@ import { type ContainerRecord, processesOf } from './container/container.ts';
 import { undoContainer } from './container/create.ts';
 import { noteEnd } from './container/end.ts';
 import { endLeftExecs } from './container/exec.ts';
+import { unmountImageVolumes } from './container/image-volumes.ts';
 import type { Parts } from './parts.ts';
 import { type DamagedRecord, discard } from './records.ts';
 import { isPinned, unpinNamespaces } from './sandbox/namespaces.ts';
@@ -156,7 +157,7 @@ async function clearDamaged(parts: Parts, { sandboxes, containers }: Parameters<
       parts.log.error({ err, reason: kind, containerId: id }, 'Discarded damaged record');
       const at = (name: string): string => join(runtime.namespacesDir, name, `berth-${id}`);
       // A network namespace goes after its DEL.
-      await unpinNamespaces({ ...(parts.lost.has(id) ? {} : { net: at('netns') }), ipc: at('ipcns'), uts: at('utsns') });
+      await unpinNamespaces({ ...(parts.lost.has(id) ? {} : { net: at('netns') }), ipc: at('ipcns'), uts: at('utsns'), user: at('userns') });
       await discard(join(root, kind, id), join(parts.paths.trash, `${id}.${process.pid}.damaged`));
     }
   }
@@ -176,6 +177,7 @@ async function removeUnknown(parts: Parts, id: string): Promise<void> {
     if ((await runtime.state(id, { signal: parts.signal })) !== undefined) await runtime.delete(id, { force: true, signal: parts.signal });
   }
   for (const mount of ['rootfs', 'shm']) await parts.storage.unmountRootfs(join(parts.paths.bundle(id), mount));
+  await unmountImageVolumes(parts.storage, parts.paths.bundle(id));
   await rm(parts.paths.bundle(id), { recursive: true, force: true });
   await rm(join(parts.paths.exits, id), { force: true });
   parts.log.warn({ containerId: id }, 'Removed bundle of an unknown object');

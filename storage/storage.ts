@@ -12,6 +12,7 @@ import { ChildPool } from './child-pool.ts';
 import type { ImageId } from './digest.ts';
 import { Downloads } from './downloads.ts';
 import type { CheckFinding, CheckOptions, CheckSummary } from './finding.ts';
+import { removeIdmapped, withIdmapped } from './idmapped.ts';
 import type { Image } from './image.ts';
 import { ImageStore } from './image-store.ts';
 import { type InstallDeps, installImage } from './install.ts';
@@ -134,6 +135,7 @@ export class Storage implements AsyncDisposable {
   static async open(options: StorageOptions): Promise<Storage> {
     const { root, log, maxParallelDownloads, proxyEnv, certificates = CERTIFICATE_DIRECTORIES, limits = LAYER_LIMITS } = options;
     await mkdir(root, { recursive: true, mode: 0o700 });
+    await removeIdmapped(root);
     const trash = await Trash.open(join(root, 'trash'), log);
     const staging = await Staging.open(join(root, 'staging'), trash);
     const downloads = await Downloads.open(join(root, 'downloads'), { staging, log });
@@ -261,26 +263,35 @@ export class Storage implements AsyncDisposable {
 
   /**
    * Mounts an image's layers with the container's own on top at `target`, which must exist.
+   * With `userns`, the path of a user namespace, the image's files belong to whom that maps their owners to.
    * @throws {CriError} `notFound` when the image is gone; {SysError} from the kernel.
    */
-  async mountRootfs(image: ImageId, containerDir: string, target: string, { volatile = true }: { volatile?: boolean } = {}): Promise<void> {
+  async mountRootfs(
+    image: ImageId,
+    containerDir: string,
+    target: string,
+    { volatile = true, userns }: { volatile?: boolean; userns?: string | undefined } = {},
+  ): Promise<void> {
     const { layers } = this.#image(image);
     using _held = this.#deps.layers.hold(layers);
     const full = this.#deps.layers.directories(layers);
     const lower = full.length <= MANY_LAYERS ? full : await this.#deps.layers.shortDirectories(layers);
-    await mountWritable(lower, containerDir, target, { volatile });
+    const mountOn = (dirs: readonly string[]): Promise<void> => mountWritable(dirs, containerDir, target, { volatile });
+    await (userns === undefined ? mountOn(lower) : withIdmapped(this.#options.root, lower, userns, mountOn));
   }
 
   /**
    * Mounts an image's layers read-only at `target`, which must exist; without devices and setuid. Each caller has a mount
    * of its own, which outlives the daemon; the layers are not freed while it is there, nor is the image removed while
-   * `usedBy` names somebody.
+   * `usedBy` names somebody. `userns` as in `mountRootfs`.
    * @throws {CriError} `notFound` when the image is gone; {SysError} from the kernel.
    */
-  async mountImage(image: ImageId, target: string): Promise<void> {
+  async mountImage(image: ImageId, target: string, { userns }: { userns?: string | undefined } = {}): Promise<void> {
     const { layers } = this.#image(image);
     using _held = this.#deps.layers.hold(layers);
-    await mountReadOnly(await this.#deps.layers.readOnlyDirectories(layers), target);
+    const lower = await this.#deps.layers.readOnlyDirectories(layers);
+    const mountOn = (dirs: readonly string[]): Promise<void> => mountReadOnly(dirs, target);
+    await (userns === undefined ? mountOn(lower) : withIdmapped(this.#options.root, lower, userns, mountOn));
   }
 
   /** Takes the mount of an image down, lazily if it is in use. Safe to repeat. */

@@ -100,6 +100,13 @@ export const keys = {
     default_sysctls: key(sysctls, {}, 'name=value, set in every pod that has the namespace for it.'),
     default_env: key(environment, [], "NAME=value, below the image's and the pod's."),
     seccomp_profile: key(pathOrNothing, '', 'Profile behind RuntimeDefault. Empty: the built-in one.'),
+    hooks_dir: key(
+      paths,
+      ['/usr/share/containers/oci/hooks.d', '/etc/containers/oci/hooks.d'],
+      'OCI hooks (schema 1.0.0) for the containers that they are meant for; a file of a later directory replaces one of the same name.',
+    ),
+    cdi_spec_dirs: key(paths, ['/etc/cdi', '/var/run/cdi'], 'Where CDI devices are described; the later directory wins.'),
+    device_ownership_from_security_context: key(bool, false, 'The devices that a container names belong to its run_as_user and run_as_group.'),
     pids_limit: key(integer(0, 4_194_304), 0, 'Processes a container may have; 0 sets no limit (the kubelet limits the pod).'),
     creation_timeout: key(duration(10_000, DAY), 4 * MINUTE, 'A pod or container still being made after this long is undone.'),
     unclaimed_timeout: key(duration(10_000, DAY), 5 * MINUTE, 'What was made after its caller had gone is kept this long for a retry.'),

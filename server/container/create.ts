@@ -8,12 +8,16 @@ import type { Image } from '../../storage/storage.ts';
 import type { Flight } from '../creation.ts';
 import { containerCgroup } from '../oci/cgroup-path.ts';
 import { buildContainerSpec, type ContainerSpecInput, type ResolvedContainer, resolveContainer, type SandboxFacts } from '../oci/container-spec.ts';
+import { injectHooks } from '../oci/hooks.ts';
+import { hostId, userNamespaceOf } from '../oci/id-mapping.ts';
 import { criSignal, stopSignalNumber } from '../oci/signal.ts';
 import type { ValidContainerConfig } from '../oci/validate.ts';
 import { type Parts, timed } from '../parts.ts';
 import type { SandboxRecord } from '../sandbox/sandbox.ts';
 import type { ContainerRecord } from './container.ts';
+import { type ImageVolumeRequest, mountImageVolumes } from './image-volumes.ts';
 import { containerLogPath, prepareLogPath } from './log.ts';
+import { giveStreams } from './streams.ts';
 import { takeDownContainer } from './take-down.ts';
 
 type Needs = Parts;
@@ -23,6 +27,8 @@ export interface ContainerRequest {
   readonly fingerprint: string;
   readonly sandbox: SandboxRecord;
   readonly image: Image;
+  /** Those of the request's mounts that show an image. */
+  readonly imageVolumes: readonly ImageVolumeRequest[];
   /** The pod's side of the container; without what depends on the request. */
   readonly pod: Omit<SandboxFacts, 'namespaces'> & { readonly namespaces: Omit<SandboxFacts['namespaces'], 'pid'> };
 }
@@ -52,16 +58,24 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
       async () => {
         mkdirSync(rootfs, { recursive: true, mode: 0o711 });
         await parts.storage.createRootfs(parts.containers.directory(id));
-        await parts.storage.mountRootfs(image.id, parts.containers.directory(id), rootfs);
+        await parts.storage.mountRootfs(image.id, parts.containers.directory(id), rootfs, { userns: sandbox.namespaces.user });
       },
       of,
     );
     signal.throwIfAborted();
+    if (request.imageVolumes.length > 0) flight.stage(`mounting the image volumes ${request.imageVolumes.map((volume) => volume.image.id).join(', ')}`);
+    const imageSources = await mountImageVolumes(parts.storage, request.imageVolumes, { bundle, userns: sandbox.namespaces.user });
+    signal.throwIfAborted();
     flight.stage('writing the OCI spec');
-    const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, record, rootfs, bundle), of);
+    const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, { record, rootfs, bundle, imageSources }), of);
     signal.throwIfAborted();
     flight.stage('creating the container by the OCI runtime');
     const processes = await timed(parts, 'container_create', () => monitor(parts, record, bundle, signal), of);
+    const idMaps = userNamespaceOf(sandbox.config.linux?.security_context?.namespace_options);
+    if (idMaps !== undefined) {
+      const { uid, gid } = resolved.user;
+      giveStreams(processes.init.pid, { uid: hostId(idMaps.uids, uid) ?? 0, gid: hostId(idMaps.gids, gid) ?? 0 });
+    }
     flight.stage('writing the record of the container');
     signal.throwIfAborted();
     const claimed = flight.isWanted();
@@ -70,7 +84,7 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
       state: { name: 'created', ...processes },
       claimed,
       ...(claimed ? {} : { unclaimedSince: Date.now() }),
-      mounts: statusMounts(config.mounts, resolved),
+      mounts: statusMounts(request, resolved),
       user: { uid: resolved.user.uid, gid: resolved.user.gid, supplementalGroups: resolved.user.additionalGids },
     }));
     const pod = parts.sandboxes.get(sandbox.id);
@@ -101,7 +115,7 @@ export async function undoContainer(parts: Parts, id: string, reason: string): P
   }
 }
 
-async function planContainer(parts: Needs, { config, fingerprint, sandbox, image }: ContainerRequest): Promise<ContainerRecord> {
+async function planContainer(parts: Needs, { config, fingerprint, sandbox, image, imageVolumes }: ContainerRequest): Promise<ContainerRecord> {
   const id = parts.newId();
   const stopSignal = stopSignalNumber(config.stop_signal, image.config.stopSignal);
   const logPath = containerLogPath(sandbox.config.log_directory, config.log_path);
@@ -118,7 +132,8 @@ async function planContainer(parts: Needs, { config, fingerprint, sandbox, image
     claimed: false,
     image: config.image,
     imageId: image.id,
-    imageRef: image.repoDigests[0] ?? image.id,
+    imageRef: imageRefOf(image),
+    ...(imageVolumes.length === 0 ? {} : { imageVolumes: imageVolumes.map((volume) => volume.image.id) }),
     logPath,
     madeLog: logPath !== '' && (await prepareLogPath(sandbox.config.log_directory, logPath)),
     terminal: config.tty,
@@ -137,9 +152,12 @@ async function planContainer(parts: Needs, { config, fingerprint, sandbox, image
 async function writeSpec(
   parts: Needs,
   request: ContainerRequest,
-  record: ContainerRecord,
-  rootfs: string,
-  bundle: string,
+  {
+    record,
+    rootfs,
+    bundle,
+    imageSources,
+  }: { readonly record: ContainerRecord; readonly rootfs: string; readonly bundle: string; readonly imageSources: ReadonlyMap<number, string> },
 ): Promise<{ readonly resolved: ResolvedContainer }> {
   const { config, sandbox, image, pod } = request;
   const { runtime } = parts.config;
@@ -156,11 +174,15 @@ async function writeSpec(
     privilegedWithoutHostDevices: runtime.runtimes[record.handler]?.privilegedWithoutHostDevices ?? false,
     features: {
       recursiveReadOnly: parts.features.get(record.handler)?.recursiveReadOnlyMounts ?? false,
+      idmapped: parts.features.get(record.handler)?.idmappedMounts ?? false,
       ownRoots: [parts.config.root, parts.config.runroot],
     },
+    imageSources,
+    deviceOwnership: runtime.deviceOwnershipFromSecurityContext,
+    cdiSpecDirs: runtime.cdiSpecDirs,
   };
-  const resolved = await resolveContainer(input);
-  const { spec, droppedCapabilities, clampedOomScoreAdj } = buildContainerSpec(input, resolved);
+  const [resolved, hooks] = await Promise.all([resolveContainer(input), parts.hooks.read()]);
+  const { spec: built, droppedCapabilities, clampedOomScoreAdj } = buildContainerSpec(input, resolved);
   if (droppedCapabilities.length > 0)
     parts.once('capabilities', { reason: droppedCapabilities.join(' ') }, 'Dropped capabilities that the daemon does not have itself');
   if (clampedOomScoreAdj !== undefined)
@@ -169,6 +191,11 @@ async function writeSpec(
       { reason: `asked ${clampedOomScoreAdj.asked}, given ${clampedOomScoreAdj.given}` },
       'Clamped oom_score_adj, since the daemon lacks CAP_SYS_RESOURCE',
     );
+  const spec = injectHooks(built, hooks, {
+    annotations: { ...sandbox.config.annotations, ...config.annotations },
+    command: built.process.args[0] ?? '',
+    hasBindMounts: config.mounts.length > 0,
+  });
   writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 }); // on a tmpfs: microseconds
   return { resolved };
 }
@@ -210,7 +237,17 @@ function monitor(parts: Needs, record: ContainerRecord, bundle: string, signal: 
   );
 }
 
-/** The request's mounts with the sources that were really mounted. */
-function statusMounts(mounts: readonly Mount[], { mounts: resolved }: ResolvedContainer): Mount[] {
-  return mounts.map((mount, index) => ({ ...mount, host_path: resolved[index]?.source ?? mount.host_path }));
+/** The request's mounts with the sources and images that were really mounted. */
+function statusMounts({ config, imageVolumes }: ContainerRequest, { mounts: resolved }: ResolvedContainer): Mount[] {
+  const images = new Map(imageVolumes.map(({ index, image }) => [index, image]));
+  return config.mounts.map((mount, index) => {
+    const image = images.get(index);
+    if (image === undefined || mount.image === null) return { ...mount, host_path: resolved[index]?.source ?? mount.host_path };
+    return { ...mount, readonly: true, image: { ...mount.image, image_ref: imageRefOf(image) } };
+  });
+}
+
+/** `repository@digest`, or the id where the image has no digest. */
+function imageRefOf({ repoDigests, id }: Image): string {
+  return repoDigests[0] ?? id;
 }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { CriError } from '#base/errors.ts';
 import type { Parts } from '../parts.ts';
 import { type ContainerRecord, processesOf } from './container.ts';
+import { unmountImageVolumes } from './image-volumes.ts';
 import { deleteWorkload, discardBundle, killWorkload, type Workload } from './workload.ts';
 
 type Needs = Pick<Parts, 'making' | 'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'locks' | 'signal' | 'doomed'>;
@@ -46,5 +47,6 @@ export async function releaseContainer(parts: Needs, record: ContainerRecord, si
   if (record.released === true) return;
   await deleteWorkload(parts, workloadOf(record), signal);
   await parts.storage.unmountRootfs(join(parts.paths.bundle(record.id), 'rootfs'));
+  await unmountImageVolumes(parts.storage, parts.paths.bundle(record.id));
   parts.containers.remember(record.id, (old) => ({ ...old, released: true }));
 }

@@ -2,17 +2,20 @@ import { posix } from 'node:path';
 import { CriError } from '#base/errors.ts';
 import { type ContainerConfig, NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
 import { resolveCapabilities } from './capabilities.ts';
+import { type CdiEdits, ownedByDefault, resolveCdi } from './cdi.ts';
 import { cgroupAnnotations } from './cgroup-path.ts';
 import { bindMount, defaultMounts, mergeMounts } from './default-mounts.ts';
-import { deviceRules, hostDevices, type ResolvedDevice, resolveDevices } from './devices.ts';
+import { deviceRules, hostDevices, ownedBy, type ResolvedDevice, resolveDevices } from './devices.ts';
 import { buildEnvironment } from './environment.ts';
+import { groupHooks } from './hooks.ts';
 import type { HostFacts } from './host-facts.ts';
+import { hostId, hostRoot, type IdMaps, toOciMappings, userNamespaceOf } from './id-mapping.ts';
 import { appArmorProfile } from './lsm.ts';
 import { type MountFeatures, type ResolvedMount, resolveMounts } from './mounts.ts';
 import { joinedNamespaces, pidMode } from './namespaces.ts';
 import { clampOomScore } from './oom-score.ts';
 import { toOciResources } from './resources.ts';
-import { ensureDirectory, ensureVolumes, type ImageVolume, writePasswd } from './rootfs.ts';
+import { ensureDirectory, ensureVolumes, type ImageVolume, replaceEtcFile } from './rootfs.ts';
 import { loadSeccompProfile, seccompChoice } from './seccomp.ts';
 import type { OciLinux, OciMount, OciNamespace, OciProcess, OciResources, OciSpec, SeccompProfile } from './spec.ts';
 import { type ResolvedUser, resolveUser } from './user.ts';
@@ -41,6 +44,7 @@ export interface SandboxFacts {
     readonly ipc?: string | undefined;
     readonly uts?: string | undefined;
     readonly pid?: string | undefined;
+    readonly user?: string | undefined;
   };
   /** The node's for a pod on the host's network. */
   readonly hostname: string;
@@ -73,6 +77,12 @@ export interface ContainerSpecInput {
   readonly defaults: ContainerDefaults;
   readonly privilegedWithoutHostDevices: boolean;
   readonly features: MountFeatures;
+  /** Host paths of the images that the request mounts, by the mount's place in the list. */
+  readonly imageSources: ReadonlyMap<number, string>;
+  /** The container's user owns the devices that the request names. */
+  readonly deviceOwnership: boolean;
+  /** Where CDI specs are looked for; the later directory wins. */
+  readonly cdiSpecDirs: readonly string[];
 }
 
 /** What had to be looked up on the host and in the rootfs. */
@@ -82,6 +92,7 @@ export interface ResolvedContainer {
   readonly devices: readonly ResolvedDevice[];
   readonly seccomp: SeccompProfile | undefined;
   readonly volumes: readonly ImageVolume[];
+  readonly cdi: CdiEdits;
 }
 
 export interface BuiltSpec {
@@ -103,19 +114,40 @@ export async function resolveContainer(input: ContainerSpecInput): Promise<Resol
   const { config, image, rootfs } = input;
   const security = config.linux?.security_context ?? null;
   const allDevices = security?.privileged === true && !input.privilegedWithoutHostDevices;
-  const [user, mounts, requestedDevices, nodeDevices, seccomp] = await Promise.all([
+  const [user, mounts, requestedDevices, nodeDevices, seccomp, cdi] = await Promise.all([
     resolveUser(rootfs, image.user, security),
-    resolveMounts(config.mounts, input.features),
+    resolveMounts(config.mounts, input.features, input.imageSources),
     resolveDevices(config.devices),
     allDevices ? hostDevices() : [],
     loadSeccomp(input),
+    resolveCdi(config, input.cdiSpecDirs),
   ]);
-  const requestedPaths = new Set(requestedDevices.map(({ device }) => device.path));
-  const devices = [...nodeDevices.filter(({ device }) => !requestedPaths.has(device.path)), ...requestedDevices];
-  ensureDirectory(rootfs, workingDirectory(config, image));
-  const volumes = ensureVolumes(rootfs, image.volumes);
-  if (user.newPasswd !== undefined) writePasswd(rootfs, user.newPasswd);
-  return { user, mounts, devices, seccomp, volumes };
+  const owned = input.deviceOwnership ? requestedDevices.map((device) => ownedBy(device, security)) : requestedDevices;
+  const devices = mergeDevices([nodeDevices, owned, cdi.devices.map((device) => ownedByDefault(device, user))]);
+  const idMaps = idMapsOf(input);
+  if (idMaps !== undefined) checkMapped(user, idMaps);
+  const owner = hostRoot(idMaps);
+  ensureDirectory(rootfs, workingDirectory(config, image), owner);
+  const volumes = ensureVolumes(rootfs, image.volumes, owner);
+  if (user.newPasswd !== undefined) replaceEtcFile(rootfs, 'passwd', user.newPasswd, owner);
+  if (user.newGroup !== undefined) replaceEtcFile(rootfs, 'group', user.newGroup, owner);
+  return { user, mounts, devices, seccomp, volumes, cdi };
+}
+
+/** @throws {CriError} `invalidArgument` for a user or group that the pod's user namespace does not have. */
+function checkMapped({ uid, gid, additionalGids }: ResolvedUser, { uids, gids }: IdMaps): void {
+  if (hostId(uids, uid) === undefined) throw new CriError('invalidArgument', `${SECURITY}.run_as_user: ${uid} is not mapped in the pod's user namespace`);
+  const group = [gid, ...additionalGids].find((id) => hostId(gids, id) === undefined);
+  if (group !== undefined) throw new CriError('invalidArgument', `${SECURITY}: group ${group} is not mapped in the pod's user namespace`);
+}
+
+/** What is named later takes the place of what has the same path. */
+function mergeDevices(lists: readonly (readonly ResolvedDevice[])[]): readonly ResolvedDevice[] {
+  return [...new Map(lists.flat().map((device) => [device.device.path, device])).values()];
+}
+
+function idMapsOf({ sandbox }: ContainerSpecInput): IdMaps | undefined {
+  return userNamespaceOf(sandbox.config.linux?.security_context?.namespace_options);
 }
 
 /** The OCI spec of a container. Pure. */
@@ -128,7 +160,7 @@ export function buildContainerSpec(input: ContainerSpecInput, resolved: Resolved
   const apparmor = security?.privileged === true ? unconfined(host) : appArmorProfile(SECURITY, security, host);
   const process: OciProcess = {
     terminal: config.tty,
-    user: { uid: resolved.user.uid, gid: resolved.user.gid, additionalGids: resolved.user.additionalGids },
+    user: { uid: resolved.user.uid, gid: resolved.user.gid, additionalGids: [...new Set([...resolved.user.additionalGids, ...resolved.cdi.additionalGids])] },
     args: containerArgs(config, input.image),
     env: buildEnvironment({
       defaults: input.defaults.defaultEnv,
@@ -137,6 +169,7 @@ export function buildContainerSpec(input: ContainerSpecInput, resolved: Resolved
       hostname: input.sandbox.hostname,
       home: resolved.user.home,
       tty: config.tty,
+      devices: resolved.cdi.env,
     }),
     cwd: workingDirectory(config, input.image),
     capabilities: capabilities.sets,
@@ -152,6 +185,7 @@ export function buildContainerSpec(input: ContainerSpecInput, resolved: Resolved
     ...(input.sandbox.namespaces.uts === undefined ? {} : { hostname: input.sandbox.hostname }),
     mounts: containerMounts(input, resolved),
     ...cgroupAnnotations(input.cgroupsPath),
+    ...(resolved.cdi.hooks.length === 0 ? {} : { hooks: groupHooks(resolved.cdi.hooks) }),
     linux: containerLinux(input, resolved),
   };
   return {
@@ -197,7 +231,8 @@ function unconfined(host: HostFacts): string | undefined {
   return host.apparmor ? 'unconfined' : undefined;
 }
 
-function containerMounts({ config, sandbox }: ContainerSpecInput, { mounts, volumes }: ResolvedContainer): readonly OciMount[] {
+function containerMounts(input: ContainerSpecInput, { mounts, volumes, cdi, devices }: ResolvedContainer): readonly OciMount[] {
+  const { config, sandbox } = input;
   const security = config.linux?.security_context;
   const readonlyRootfs = security?.readonly_rootfs ?? false;
   const defaults = defaultMounts({
@@ -207,8 +242,24 @@ function containerMounts({ config, sandbox }: ContainerSpecInput, { mounts, volu
     hostnameFile: sandbox.hostnameFile,
     shmDir: sandbox.shmDir,
     hostNetwork: sandbox.namespaces.network === undefined,
+    boundFromHost: idMapsOf(input) === undefined ? [] : sharedWithHost(input),
   });
-  return mergeMounts([...defaults, ...(readonlyRootfs ? volumeMounts(volumes) : [])], mounts.map(toOciMount));
+  const requested = [...mounts.map(toOciMount), ...cdi.mounts, ...(idMapsOf(input) === undefined ? [] : devices.map(deviceMount))];
+  return mergeMounts([...defaults, ...(readonlyRootfs ? volumeMounts(volumes) : [])], requested);
+}
+
+function sharedWithHost({ config, sandbox }: ContainerSpecInput): readonly ('proc' | 'sys' | 'mqueue')[] {
+  const { network, ipc } = sandbox.namespaces;
+  return [
+    ...(pidMode(config, sandbox.config) === NamespaceMode.NODE ? (['proc'] as const) : []),
+    ...(network === undefined ? (['sys'] as const) : []),
+    ...(ipc === undefined ? (['mqueue'] as const) : []),
+  ];
+}
+
+/** Nobody makes device nodes in a user namespace; runtimes bind the host's own, but look for it by the container's path. */
+function deviceMount({ device, hostPath }: ResolvedDevice): OciMount {
+  return bindMount(hostPath, device.path, ['nosuid', 'noexec', 'rw']);
 }
 
 /**
@@ -221,10 +272,18 @@ function volumeMounts(volumes: readonly ImageVolume[]): readonly OciMount[] {
 
 function toOciMount(mount: ResolvedMount): OciMount {
   const access = mount.recursiveReadOnly ? 'rro' : mount.readonly ? 'ro' : 'rw';
-  return { destination: mount.containerPath, type: 'bind', source: mount.source, options: ['rbind', mount.propagation, access, ...mount.flags] };
+  const mapped = mount.uidMappings.length > 0;
+  return {
+    destination: mount.containerPath,
+    type: 'bind',
+    source: mount.source,
+    options: ['rbind', mount.propagation, access, ...mount.flags, ...(mapped ? ['idmap'] : [])],
+    ...(mapped ? { uidMappings: toOciMappings(mount.uidMappings), gidMappings: toOciMappings(mount.gidMappings) } : {}),
+  };
 }
 
-function containerLinux(input: ContainerSpecInput, { mounts, devices, seccomp }: ResolvedContainer): OciLinux {
+function containerLinux(input: ContainerSpecInput, { mounts, devices, seccomp, cdi }: ResolvedContainer): OciLinux {
+  const idMaps = idMapsOf(input);
   const security = input.config.linux?.security_context;
   const privileged = security?.privileged ?? false;
   // A mount event crosses the container's root only where that root takes part in propagation.
@@ -234,7 +293,8 @@ function containerLinux(input: ContainerSpecInput, { mounts, devices, seccomp }:
     namespaces: containerNamespaces(input, privileged),
     cgroupsPath: input.cgroupsPath,
     resources: containerResources(input, devices, privileged),
-    devices: devices.map(({ device }) => device),
+    devices: idMaps === undefined ? devices.map(({ device }) => device) : [],
+    ...(cdi.intelRdt === undefined ? {} : { intelRdt: cdi.intelRdt }),
     // The kubelet sends both lists for privileged containers too; an empty one is procMount Unmasked.
     maskedPaths: privileged ? [] : (security?.masked_paths ?? []),
     readonlyPaths: privileged ? [] : (security?.readonly_paths ?? []),

@@ -7,6 +7,11 @@ export interface DefaultMountsInput {
   readonly hostnameFile: string;
   /** Host path, `undefined` for a /dev/shm of the container's own. */
   readonly shmDir: string | undefined;
+  /**
+   * Kinds that the pod shares with the node although it has a user namespace of its own: the kernel lets nobody mount
+   * their file systems anew from in there, so that they show the node's, which is the same.
+   */
+  readonly boundFromHost?: readonly ('proc' | 'sys' | 'mqueue')[];
   /** The node's /etc/hosts belongs in a container on the node's network, where the kubelet gives none. */
   readonly hostNetwork: boolean;
 }
@@ -24,12 +29,17 @@ export function defaultMounts(input: DefaultMountsInput): readonly OciMount[] {
     input.shmDir === undefined
       ? { destination: '/dev/shm', type: 'tmpfs', source: 'shm', options: [...QUIET, 'mode=1777', 'size=65536k'] }
       : bindMount(input.shmDir, '/dev/shm', [...QUIET, 'rw']);
+  const bound = input.boundFromHost ?? [];
   return [
-    { destination: '/proc', type: 'proc', source: 'proc', options: QUIET },
+    bound.includes('proc') ? bindMount('/proc', '/proc', QUIET) : { destination: '/proc', type: 'proc', source: 'proc', options: QUIET },
     { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
     { destination: '/dev/pts', type: 'devpts', source: 'devpts', options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'] },
-    { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: QUIET },
-    { destination: '/sys', type: 'sysfs', source: 'sysfs', options: [...QUIET, access] },
+    bound.includes('mqueue')
+      ? bindMount('/dev/mqueue', '/dev/mqueue', QUIET)
+      : { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: QUIET },
+    bound.includes('sys')
+      ? bindMount('/sys', '/sys', [...QUIET, access])
+      : { destination: '/sys', type: 'sysfs', source: 'sysfs', options: [...QUIET, access] },
     { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options: [...QUIET, 'relatime', access] },
     shm,
     file(input.resolvConf, '/etc/resolv.conf'),

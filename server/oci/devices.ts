@@ -2,7 +2,7 @@ import type { Stats } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CriError, describeError, invalidField, isErrno } from '#base/errors.ts';
-import type { Device } from '../../proto/cri.ts';
+import type { Device, LinuxContainerSecurityContext } from '../../proto/cri.ts';
 import type { OciDevice, OciDeviceRule } from './spec.ts';
 
 /** A device node to make in the container, and what its cgroup lets it do. */
@@ -10,6 +10,8 @@ export interface ResolvedDevice {
   readonly device: OciDevice;
   /** Of the letters `rwm`. */
   readonly access: string;
+  /** Where the node is on the host. */
+  readonly hostPath: string;
 }
 
 /** Of one `devices` entry that is a directory, or of the host's /dev. */
@@ -65,7 +67,7 @@ async function collect(hostDir: string, containerDir: string, access: string, sk
       if (entry.isDirectory()) pending.push(below);
       if (!entry.isCharacterDevice() && !entry.isBlockDevice()) continue;
       const stats = await stat(join(hostDir, below)).catch(absent);
-      if (!Array.isArray(stats)) found.push({ device: ociDevice(join(containerDir, below), stats), access });
+      if (!Array.isArray(stats)) found.push({ device: ociDevice(join(containerDir, below), stats), access, hostPath: join(hostDir, below) });
       if (found.length > MAX_DEVICES) throw new CriError('invalidArgument', `${hostDir} holds more than ${MAX_DEVICES} devices`);
     }
   }
@@ -88,10 +90,24 @@ async function statDevice(field: string, path: string): Promise<Stats> {
 
 function toDevice(field: string, hostPath: string, containerPath: string, access: string, stats: Stats): ResolvedDevice {
   if (!stats.isCharacterDevice() && !stats.isBlockDevice()) throw invalidField(field, hostPath, 'is no device and no directory');
-  return { device: ociDevice(containerPath, stats), access };
+  return { device: ociDevice(containerPath, stats), access, hostPath };
 }
 
-function ociDevice(path: string, stats: Stats): OciDevice {
+/**
+ * The device as the container's own user wants it: a program that is not root can open it then. As with CRI-O, the
+ * request's user counts, not the image's. Source: the key device_ownership_from_security_context.
+ */
+export function ownedBy(resolved: ResolvedDevice, security: Pick<LinuxContainerSecurityContext, 'run_as_user' | 'run_as_group'> | null): ResolvedDevice {
+  const uid = security?.run_as_user?.value;
+  const gid = security?.run_as_group?.value;
+  return {
+    ...resolved,
+    device: { ...resolved.device, ...(uid === undefined ? {} : { uid: Number(uid) }), ...(gid === undefined ? {} : { gid: Number(gid) }) },
+  };
+}
+
+/** The node that `stats` tells of, at `path` in the container. */
+export function ociDevice(path: string, stats: Stats): OciDevice {
   // Linux's dev_t as glibc splits it (gnu_dev_major, gnu_dev_minor); 32 bits hold every device of today.
   const { rdev, uid, gid } = stats;
   return {

@@ -14,10 +14,12 @@ export interface EnvironmentInput {
   readonly hostname: string;
   readonly home: string;
   readonly tty: boolean;
+  /** `NAME=value`, of the devices that the request names. */
+  readonly devices?: readonly string[];
 }
 
 /** `NAME=value`, each name once: what comes later wins over defaults, image and request in this order. */
-export function buildEnvironment({ defaults, image, request, hostname, home, tty }: EnvironmentInput): readonly string[] {
+export function buildEnvironment({ defaults, image, request, hostname, home, tty, devices = [] }: EnvironmentInput): readonly string[] {
   const values = new Map<string, string>();
   const set = (entry: string): void => {
     const equals = entry.indexOf('=');
@@ -32,6 +34,7 @@ export function buildEnvironment({ defaults, image, request, hostname, home, tty
   for (const entry of defaults) set(entry);
   for (const entry of image) set(entry);
   for (const { key, value } of request) set(`${key}=${decodeEnvValue(key, value)}`);
+  for (const entry of devices) set(entry);
   return [...values.values()];
 }
 

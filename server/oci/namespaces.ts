@@ -1,5 +1,6 @@
-import { CriError, invalidField } from '#base/errors.ts';
+import { invalidField } from '#base/errors.ts';
 import { type ContainerConfig, NamespaceMode, type NamespaceOption, type PodSandboxConfig } from '../../proto/cri.ts';
+import { validateContainerUserNamespace, validateUserNamespace } from './id-mapping.ts';
 import type { OciNamespace } from './spec.ts';
 
 /** Which PID namespace a container lives in. A container that says nothing does as its pod says. */
@@ -11,11 +12,11 @@ export function pidMode(config: Pick<ContainerConfig, 'linux'>, sandbox: Pick<Po
 }
 
 /** The pod's pinned namespaces, for everything that runs in it; what it has none of is the node's. */
-export function joinedNamespaces(paths: Readonly<Partial<Record<'network' | 'ipc' | 'uts', string | undefined>>>): readonly OciNamespace[] {
-  return (['network', 'ipc', 'uts'] as const).flatMap((type) => (paths[type] === undefined ? [] : [{ type, path: paths[type] }]));
+export function joinedNamespaces(paths: Readonly<Partial<Record<'network' | 'ipc' | 'uts' | 'user', string | undefined>>>): readonly OciNamespace[] {
+  return (['network', 'ipc', 'uts', 'user'] as const).flatMap((type) => (paths[type] === undefined ? [] : [{ type, path: paths[type] }]));
 }
 
-/** @throws {CriError} `invalidArgument` naming the field; `unimplemented` for a user namespace. */
+/** @throws {CriError} `invalidArgument` naming the field. */
 export function validateSandboxNamespaces(field: string, options: NamespaceOption | null): void {
   if (options === null) return;
   checkMode(`${field}.network`, options.network, [NamespaceMode.POD, NamespaceMode.NODE]);
@@ -37,16 +38,7 @@ export function validateContainerNamespaces(field: string, options: NamespaceOpt
   const targets = options.pid === NamespaceMode.TARGET;
   if (targets && options.target_id === '') throw invalidField(`${field}.target_id`, '', 'is empty, but pid is TARGET');
   if (!targets && options.target_id !== '') throw invalidField(`${field}.target_id`, options.target_id, 'needs pid TARGET');
-  validateUserNamespace(`${field}.userns_options`, options);
-}
-
-function validateUserNamespace(field: string, { userns_options }: NamespaceOption): void {
-  if (userns_options === null) return;
-  const { mode, uids, gids } = userns_options;
-  checkMode(`${field}.mode`, mode, [NamespaceMode.POD, NamespaceMode.NODE]);
-  // The kubelet asks only handlers that say they can, and sends mode NODE for every other pod.
-  if (mode === NamespaceMode.POD) throw new CriError('unimplemented', `${field}.mode: user namespaces are not supported by this version`);
-  if (uids.length + gids.length > 0) throw invalidField(field, mode, 'has mappings, but mode NODE');
+  validateContainerUserNamespace(`${field}.userns_options`, options, pod);
 }
 
 function checkMode(field: string, mode: number, allowed: readonly NamespaceMode[]): void {

@@ -1,17 +1,19 @@
-import { NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
+import { type LinuxSandboxSecurityContext, NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
 import { cgroupAnnotations } from './cgroup-path.ts';
+import { bindMount } from './default-mounts.ts';
 import type { HostFacts } from './host-facts.ts';
+import { type IdMaps, userNamespaceOf } from './id-mapping.ts';
 import { appArmorProfile } from './lsm.ts';
 import { joinedNamespaces } from './namespaces.ts';
 import { clampOomScore } from './oom-score.ts';
-import type { OciNamespace, OciSpec } from './spec.ts';
+import type { OciNamespace, OciSpec, OciUser } from './spec.ts';
 
 export interface PauseSpecInput {
   readonly id: string;
   /** Has passed `validateSandboxConfig`. */
   readonly config: PodSandboxConfig;
   /** Paths to join; `undefined` where the pod shares the node's. */
-  readonly namespaces: { readonly network?: string | undefined; readonly ipc?: string | undefined; readonly uts?: string | undefined };
+  readonly namespaces: Readonly<Partial<Record<'network' | 'ipc' | 'uts' | 'user', string | undefined>>>;
   /** The pod's, which a joined UTS namespace has already. */
   readonly hostname: string;
   readonly args: readonly string[];
@@ -21,8 +23,6 @@ export interface PauseSpecInput {
   readonly rootfs: string;
   readonly cgroupsPath: string;
   readonly host: HostFacts;
-  /** Default 65535:65535, whom no image has. */
-  readonly user?: { readonly uid: number; readonly gid: number };
 }
 
 /** The kubelet's own score for it: nearly last to go, after the daemons of the node. */
@@ -31,7 +31,16 @@ const PAUSE_OOM_SCORE = -998;
 /** The least a cgroup can have: it sleeps. */
 const PAUSE_CPU_SHARES = 2;
 
-const NOBODY_ELSE = { uid: 65_535, gid: 65_535 };
+/** A user whom no image has. */
+const NOBODY_ELSE = 65_535;
+
+/** The pod's user where it names one, else 65535:65535; in a user namespace with fewer ids its last one. */
+function pauseUser(security: LinuxSandboxSecurityContext | null, idMaps: IdMaps | undefined): OciUser {
+  const last = (mappings: IdMaps['uids'] | undefined): number => Math.min(NOBODY_ELSE, (mappings?.[0]?.length ?? NOBODY_ELSE + 1) - 1);
+  const uid = Number(security?.run_as_user?.value ?? last(idMaps?.uids));
+  const gid = Number(security?.run_as_group?.value ?? last(idMaps?.gids));
+  return { uid, gid, additionalGids: [...new Set([gid, ...(security?.supplemental_groups ?? []).map(Number)])] };
+}
 
 /**
  * The OCI spec of a pod's pause process. Pure. The pod's sysctls are set where its namespaces are made, not here.
@@ -43,13 +52,14 @@ const NOBODY_ELSE = { uid: 65_535, gid: 65_535 };
 export function buildPauseSpec(input: PauseSpecInput): OciSpec {
   const security = input.config.linux?.security_context ?? null;
   const apparmor = appArmorProfile('config.linux.security_context', security, input.host);
-  const { uid, gid } = input.user ?? NOBODY_ELSE;
+  const idMaps = userNamespaceOf(security?.namespace_options);
+  const { uid, gid, additionalGids } = pauseUser(security, idMaps);
   const none: readonly string[] = [];
   return {
     ociVersion: '1.0.2',
     process: {
       terminal: false,
-      user: { uid, gid, additionalGids: [gid] },
+      user: { uid, gid, additionalGids },
       args: input.args,
       env: input.env,
       cwd: '/',
@@ -62,7 +72,9 @@ export function buildPauseSpec(input: PauseSpecInput): OciSpec {
     ...(input.namespaces.uts === undefined || input.hostname === '' ? {} : { hostname: input.hostname }),
     // crun and runc need /proc while they set up; without a /dev of its own they would make device nodes in the shared directory.
     mounts: [
-      { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+      idMaps === undefined || hasOwnPids(input)
+        ? { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] }
+        : bindMount('/proc', '/proc', ['nosuid', 'noexec', 'nodev']),
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'noexec', 'mode=755', 'size=64k'] },
     ],
     ...cgroupAnnotations(input.cgroupsPath),
@@ -76,9 +88,13 @@ export function buildPauseSpec(input: PauseSpecInput): OciSpec {
   };
 }
 
-function pauseNamespaces({ config, namespaces: paths }: PauseSpecInput): readonly OciNamespace[] {
+function pauseNamespaces(input: PauseSpecInput): readonly OciNamespace[] {
   const namespaces: OciNamespace[] = [{ type: 'mount' }];
   // Its PID namespace is the one that mode POD means.
-  if (config.linux?.security_context?.namespace_options?.pid !== NamespaceMode.NODE) namespaces.push({ type: 'pid' });
-  return [...namespaces, ...joinedNamespaces(paths)];
+  if (hasOwnPids(input)) namespaces.push({ type: 'pid' });
+  return [...namespaces, ...joinedNamespaces(input.namespaces)];
+}
+
+function hasOwnPids({ config }: PauseSpecInput): boolean {
+  return config.linux?.security_context?.namespace_options?.pid !== NamespaceMode.NODE;
 }

@@ -1,4 +1,4 @@
-import { closeSync, constants, mkdirSync, readlinkSync, renameSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, lchownSync, mkdirSync, readlinkSync, renameSync, writeFileSync } from 'node:fs';
 import { CriError, isErrno, quote } from '#base/errors.ts';
 import { newId } from '#base/id.ts';
 import { O_PATH, openInRoot } from '#base/sys.ts';
@@ -10,21 +10,29 @@ export interface ImageVolume {
   readonly hostPath: string;
 }
 
+/** Whom what is made belongs to: the root user of the container, which in a user namespace is another one outside. */
+export interface Owner {
+  readonly uid: number;
+  readonly gid: number;
+}
+
+const ROOT: Owner = { uid: 0, gid: 0 };
+
 /** As many as the kernel follows in one path. */
 const MAX_SYMLINKS = 40;
 
 /**
- * Makes the directory and its missing parents inside the rootfs, as root with mode 0755; symlinks lead nowhere else.
+ * Makes the directory and its missing parents inside the rootfs, of `owner` with mode 0755; symlinks lead nowhere else.
  * Everything is synchronous, as a few system calls on a file system that was just mounted are.
  * @returns its real path on the host.
  * @throws {CriError} `invalidArgument` when something that is no directory is in the way.
  */
-export function ensureDirectory(rootfs: string, path: string): string {
+export function ensureDirectory(rootfs: string, path: string, owner: Owner = ROOT): string {
   let rest = pathParts(path);
   let done: string[] = [];
   for (let links = 0; rest.length > 0; ) {
     const next = [...done, rest[0] as string];
-    const made = stepInto(rootfs, done, next, path);
+    const made = stepInto(rootfs, done, next, path, owner);
     if (made === undefined) {
       done = next;
       rest = rest.slice(1);
@@ -40,21 +48,24 @@ export function ensureDirectory(rootfs: string, path: string): string {
 }
 
 /** Makes the image's volumes. Their content is the image's own, in the container's writable layer; see `volumeMounts`. */
-export function ensureVolumes(rootfs: string, volumes: readonly string[]): readonly ImageVolume[] {
-  return volumes.filter((path) => pathParts(path).length > 0).map((containerPath) => ({ containerPath, hostPath: ensureDirectory(rootfs, containerPath) }));
+export function ensureVolumes(rootfs: string, volumes: readonly string[], owner: Owner = ROOT): readonly ImageVolume[] {
+  return volumes
+    .filter((path) => pathParts(path).length > 0)
+    .map((containerPath) => ({ containerPath, hostPath: ensureDirectory(rootfs, containerPath, owner) }));
 }
 
-/** Replaces /etc/passwd: a new file put in the old one's place, so that a symlink there is not followed. */
-export function writePasswd(rootfs: string, content: Buffer): void {
+/** Replaces a file of /etc: a new one put in the old one's place, so that a symlink there is not followed. */
+export function replaceEtcFile(rootfs: string, name: 'passwd' | 'group', content: Buffer, { uid, gid }: Owner = ROOT): void {
   withDirectory(rootfs, ['etc'], (directory) => {
-    const temporary = `${directory}/.passwd.${newId().slice(0, 8)}`;
+    const temporary = `${directory}/.${name}.${newId().slice(0, 8)}`;
     writeFileSync(temporary, content, { mode: 0o644, flag: 'wx' });
-    renameSync(temporary, `${directory}/passwd`);
+    lchownSync(temporary, uid, gid);
+    renameSync(temporary, `${directory}/${name}`);
   });
 }
 
 /** Makes `next`, whose parent `done` is there, unless it is a directory already. Returns the target where it is a dangling symlink. */
-function stepInto(rootfs: string, done: readonly string[], next: readonly string[], path: string): string | undefined {
+function stepInto(rootfs: string, done: readonly string[], next: readonly string[], path: string, { uid, gid }: Owner): string | undefined {
   try {
     withDirectory(rootfs, next, () => {});
     return undefined;
@@ -66,6 +77,7 @@ function stepInto(rootfs: string, done: readonly string[], next: readonly string
     const name = `${directory}/${next.at(-1)}`;
     try {
       mkdirSync(name, 0o755);
+      lchownSync(name, uid, gid);
       return undefined;
     } catch (err) {
       if (!isErrno(err, 'EEXIST')) throw err;

@@ -9,7 +9,24 @@ export interface OciSpec {
   readonly hostname?: string;
   readonly mounts: readonly OciMount[];
   readonly annotations?: Readonly<Record<string, string>>;
+  readonly hooks?: OciHooks;
   readonly linux: OciLinux;
+}
+
+/** When a hook runs. Source: runtime-spec config.md, POSIX-platform Hooks. */
+export type HookStage = 'prestart' | 'createRuntime' | 'createContainer' | 'startContainer' | 'poststart' | 'poststop';
+
+export type OciHooks = Readonly<Partial<Record<HookStage, readonly OciHook[]>>>;
+
+export interface OciHook {
+  /** Absolute. */
+  readonly path: string;
+  /** With argv[0]. */
+  readonly args?: readonly string[];
+  /** `NAME=value`. */
+  readonly env?: readonly string[];
+  /** Seconds. */
+  readonly timeout?: number;
 }
 
 export interface OciProcess {
@@ -45,6 +62,15 @@ export interface OciMount {
   readonly type: string;
   readonly source: string;
   readonly options: readonly string[];
+  /** An idmapped mount, since runtime-spec 1.0.3. */
+  readonly uidMappings?: readonly OciIdMapping[];
+  readonly gidMappings?: readonly OciIdMapping[];
+}
+
+export interface OciIdMapping {
+  readonly containerID: number;
+  readonly hostID: number;
+  readonly size: number;
 }
 
 export interface OciLinux {
@@ -56,11 +82,12 @@ export interface OciLinux {
   readonly readonlyPaths?: readonly string[];
   readonly rootfsPropagation?: 'rshared' | 'rslave';
   readonly seccomp?: SeccompProfile;
+  readonly intelRdt?: Readonly<Record<string, unknown>>;
 }
 
 export interface OciNamespace {
   readonly type: 'pid' | 'network' | 'mount' | 'ipc' | 'uts' | 'cgroup' | 'user';
-  /** A namespace to join; a new one without it. */
+  /** A namespace to join; a new one without it. A user namespace is joined as it is: `linux.uidMappings` are for new ones. */
   readonly path?: string;
 }
 

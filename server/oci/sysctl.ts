@@ -1,5 +1,6 @@
 import { invalidField } from '#base/errors.ts';
 import { NamespaceMode, type NamespaceOption } from '../../proto/cri.ts';
+import type { IdMaps } from './id-mapping.ts';
 
 /** The namespace that a sysctl belongs to; no other sysctl may be set for a pod. Source: ipc/ipc_sysctl.c, ipc/mq_sysctl.c, net/sysctl_net.c, kernel/utsname_sysctl.c. */
 const NAMESPACED = [
@@ -38,4 +39,23 @@ export function validateSysctls(field: string, sysctls: Readonly<Record<string, 
     if (mode === NamespaceMode.NODE) throw invalidField(field, name, `would be set on the node: the pod has the host's ${kind} namespace`);
     if (!/^[\t -~]{1,4096}$/.test(value)) throw invalidField(`${field}[${name}]`, value, 'is not one line of text');
   }
+}
+
+/**
+ * The sysctls as the daemon has to write them, which is outside of the pod's user namespace: groups that are named in one
+ * are the pod's, and the kernel takes them for the writer's. Source: net/ipv4/sysctl_net_ipv4.c, ipv4_ping_group_range().
+ */
+export function translateSysctls(sysctls: Readonly<Record<string, string>>, idMaps: IdMaps | undefined): Readonly<Record<string, string>> {
+  if (idMaps === undefined) return sysctls;
+  return Object.fromEntries(
+    Object.entries(sysctls).map(([name, value]) => {
+      const range = /^\s*(\d+)\s+(\d+)\s*$/.exec(value);
+      if (sysctlPath(name) !== 'net/ipv4/ping_group_range' || range === null) return [name, value];
+      const [from, to] = [Number(range[1]), Number(range[2])];
+      const [mapping] = idMaps.gids;
+      // An empty range stays empty; one that goes past the mapped groups ends with them.
+      if (mapping === undefined || from > to || from >= mapping.length) return [name, '1 0'];
+      return [name, `${mapping.host_id + from} ${mapping.host_id + Math.min(to, mapping.length - 1)}`];
+    }),
+  );
 }

@@ -17,6 +17,8 @@ export interface ResolvedUser {
   readonly home: string;
   /** The image's passwd with a line for this user, when it has the file but not the user: many programs insist on a name. */
   readonly newPasswd: Buffer | undefined;
+  /** The image's group file with a line for this group, likewise. */
+  readonly newGroup: Buffer | undefined;
 }
 
 const FIELD = 'config.linux.security_context';
@@ -40,7 +42,8 @@ interface Wanted {
 export async function resolveUser(rootfs: string, imageUser: string, security: LinuxContainerSecurityContext | null): Promise<ResolvedUser> {
   const wanted = wantedUser(imageUser, security);
   const passwd = await readInRoot(rootfs, 'etc/passwd');
-  const groups = parseGroup(String((await readInRoot(rootfs, 'etc/group')) ?? ''));
+  const group = await readInRoot(rootfs, 'etc/group');
+  const groups = parseGroup(String(group ?? ''));
   const entry = findUser(parsePasswd(String(passwd ?? '')), wanted);
   const gid = findGroup(groups, wanted) ?? entry.gid;
   const member = memberships(groups, entry, security);
@@ -52,6 +55,7 @@ export async function resolveUser(rootfs: string, imageUser: string, security: L
     username: entry.name,
     home: entry.home?.startsWith('/') === true ? entry.home : '/',
     newPasswd: entry.name !== undefined || passwd === undefined ? undefined : withUser(passwd, entry.uid, gid),
+    newGroup: group === undefined || groups.some((known) => known.gid === gid) ? undefined : withLine(group, `${gid}:x:${gid}:`),
   };
 }
 
@@ -100,10 +104,14 @@ function groupNumber(value: string): number {
   return gid;
 }
 
-/** The line holds numbers alone: nothing of a request can put a line of its own into the file (CVE-2022-4318). */
+/** The lines hold numbers alone: nothing of a request can put a line of its own into a file (CVE-2022-4318). */
 function withUser(passwd: Buffer, uid: number, gid: number): Buffer {
-  const newline = passwd.length === 0 || passwd.at(-1) === 0x0a ? '' : '\n';
-  return Buffer.concat([passwd, Buffer.from(`${newline}${uid}:x:${uid}:${gid}:container user:/:/sbin/nologin\n`)]);
+  return withLine(passwd, `${uid}:x:${uid}:${gid}:container user:/:/sbin/nologin`);
+}
+
+function withLine(file: Buffer, line: string): Buffer {
+  const newline = file.length === 0 || file.at(-1) === 0x0a ? '' : '\n';
+  return Buffer.concat([file, Buffer.from(`${newline}${line}\n`)]);
 }
 
 /** `undefined` where there is no such file. */

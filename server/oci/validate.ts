@@ -8,6 +8,7 @@ import {
   SupplementalGroupsPolicy,
 } from '../../proto/cri.ts';
 import { validateCapabilities } from './capabilities.ts';
+import { validateCdi } from './cdi.ts';
 import { validateDevices } from './devices.ts';
 import { validateEnvironment } from './environment.ts';
 import { parseUserId } from './etc-passwd.ts';
@@ -80,7 +81,7 @@ export function validateContainerConfig(config: ContainerConfig | null, sandbox:
   validateEnvironment(config.envs);
   validateMounts(config.mounts);
   validateDevices(config.devices);
-  checkCdi(config);
+  validateCdi(config);
   if (!Object.values(Signal).includes(config.stop_signal)) throw invalidField('config.stop_signal', config.stop_signal, 'is no signal');
   validateResources('config.linux.resources', config.linux?.resources ?? null, host);
   const security = config.linux?.security_context ?? null;
@@ -176,14 +177,6 @@ function checkLogPath(path: string): void {
   if (path.startsWith('/') || path.includes('\0') || path.split('/').includes('..')) {
     throw invalidField('config.log_path', path, "does not stay in the pod's log directory");
   }
-}
-
-/** Device plugins and DRA name their devices here; the annotations are how they did before the field was there. */
-function checkCdi(config: ContainerConfig): void {
-  if (config.CDI_devices.length > 0)
-    throw new CriError('unimplemented', `config.CDI_devices: CDI devices are not supported by this version (${config.CDI_devices[0]?.name})`);
-  const annotation = Object.keys(config.annotations).find((key) => key.startsWith('cdi.k8s.io/'));
-  if (annotation !== undefined) throw new CriError('unimplemented', `config.annotations[${annotation}]: CDI devices are not supported by this version`);
 }
 
 /** Of labels or annotations. @throws {CriError} `invalidArgument` when they are too large to keep. */

@@ -3,6 +3,7 @@ import { type Container, type ContainerConfig, ContainerState, type ContainerSta
 import type { Handler } from '../call.ts';
 import { type ContainerRecord, containerKey } from '../container/container.ts';
 import { type ContainerRequest, createContainer as makeContainer } from '../container/create.ts';
+import { findImageVolumes } from '../container/image-volumes.ts';
 import { reopenLog as reopenContainerLogFile } from '../container/log.ts';
 import { startContainer as begin } from '../container/start.ts';
 import { stopContainer as end } from '../container/stop.ts';
@@ -28,7 +29,8 @@ export const createContainer =
     if (sandbox.state !== 'ready') throw new CriError('failedPrecondition', `pod sandbox ${sandbox.id} is not ready`);
     const image = parts.storage.find(config.image.image);
     if (image === undefined) throw new CriError('notFound', `config.image.image: ${quote(config.image.image)} is not on this node; pull it first`);
-    const request: ContainerRequest = { config, fingerprint: containerFingerprint(config), sandbox, image, pod: podFacts(parts, sandbox) };
+    const imageVolumes = findImageVolumes(parts.storage, config.mounts);
+    const request: ContainerRequest = { config, fingerprint: containerFingerprint(config), sandbox, image, imageVolumes, pod: podFacts(parts, sandbox) };
     const id = await creations.create(
       { ...containerKey(sandbox.id, config), fingerprint: request.fingerprint, what: `container ${config.metadata.name} of pod sandbox ${sandbox.id}` },
       (flight) => makeContainer(parts, request, flight),
@@ -49,7 +51,7 @@ function podFacts({ paths }: Parts, { id, config, namespaces }: SandboxRecord): 
   return {
     id,
     config,
-    namespaces: { network: namespaces.net, ipc: namespaces.ipc, uts: namespaces.uts },
+    namespaces: { network: namespaces.net, ipc: namespaces.ipc, uts: namespaces.uts, user: namespaces.user },
     hostname: podHostname(config, namespaces),
     resolvConf: files.resolvConf,
     hostnameFile: files.hostname,

@@ -27,7 +27,7 @@ export interface PendingDetach {
   readonly failure?: { readonly since: number; readonly attempts: number; readonly error: string };
 }
 
-type StatusParts = Pick<Parts, 'cni' | 'config' | 'features' | 'host' | 'sandboxes' | 'containers' | 'doomed' | 'lost'>;
+type StatusParts = Pick<Parts, 'cni' | 'config' | 'features' | 'userNamespaceProblem' | 'host' | 'sandboxes' | 'containers' | 'doomed' | 'lost'>;
 
 /** All pods that are not on the network any more, as far as the kubelet knows, and have not been taken off it. */
 export function pendingDetaches({ sandboxes, doomed, lost }: Pick<Parts, 'sandboxes' | 'doomed' | 'lost'>): PendingDetach[] {
@@ -44,10 +44,12 @@ export const status =
     const problems = health.problems();
     const network = parts.cni.status();
     const { defaultRuntime } = parts.config.runtime;
-    const handler = (name: string, of: string) => ({
-      name,
-      features: { recursive_read_only_mounts: parts.features.get(of)?.recursiveReadOnlyMounts ?? false, user_namespaces: false },
-    });
+    const handler = (name: string, of: string) => {
+      const can = parts.features.get(of);
+      const userNamespaces = can?.userNamespaces === true && parts.userNamespaceProblem === undefined;
+      return { name, features: { recursive_read_only_mounts: can?.recursiveReadOnlyMounts ?? false, user_namespaces: userNamespaces } };
+    };
+    const handlers = [handler('', defaultRuntime), ...[...parts.features.keys()].map((name) => handler(name, name))];
     return {
       status: {
         conditions: [
@@ -56,8 +58,12 @@ export const status =
         ],
       },
       // The kubelet looks the default handler up by the empty name.
-      runtime_handlers: [handler('', defaultRuntime), ...[...parts.features.keys()].map((name) => handler(name, name))],
-      features: { supplemental_groups_policy: true },
+      runtime_handlers: handlers,
+      features: {
+        supplemental_groups_policy: true,
+        user_namespaces_host_network: handlers.some(({ features }) => features.user_namespaces),
+        mount_options: true,
+      },
       ...(verbose ? { info: statusInfo(parts) } : {}),
     };
   };

@@ -3,6 +3,7 @@ import { type Init, type LinuxPodSandboxConfig, type PodSandbox, PodSandboxState
 import type { Handler } from '../call.ts';
 import type { Creations } from '../creation.ts';
 import { fingerprint } from '../fingerprint.ts';
+import { userNamespaceOf } from '../oci/id-mapping.ts';
 import { validatePodResources } from '../oci/resources.ts';
 import { validateSandboxConfig } from '../oci/validate.ts';
 import type { Parts } from '../parts.ts';
@@ -20,6 +21,7 @@ export const runPodSandbox =
     if (runtime_handler !== '' && !parts.runtimes.has(runtime_handler)) {
       throw new CriError('invalidArgument', `runtime_handler: ${quote(runtime_handler)} is not configured; known are ${[...parts.runtimes.keys()].join(', ')}`);
     }
+    if (userNamespaceOf(config.linux?.security_context?.namespace_options) !== undefined) requireUserNamespaces(parts, runtime_handler);
     const request = { config, runtimeHandler: runtime_handler, fingerprint: fingerprint({ config, runtime_handler }) };
     const id = await creations.create(
       { ...sandboxKey(config), fingerprint: request.fingerprint, what: `pod ${podName(config)}` },
@@ -28,6 +30,15 @@ export const runPodSandbox =
     );
     return { pod_sandbox_id: id };
   };
+
+function requireUserNamespaces({ config, features, userNamespaceProblem }: Parts, asked: string): void {
+  const field = 'config.linux.security_context.namespace_options.userns_options.mode';
+  const handler = asked === '' ? config.runtime.defaultRuntime : asked;
+  if (features.get(handler)?.userNamespaces !== true) {
+    throw new CriError('failedPrecondition', `${field}: runtime handler ${quote(handler)} does not support user namespaces with idmapped mounts`);
+  }
+  if (userNamespaceProblem !== undefined) throw new CriError('failedPrecondition', `${field}: this node cannot do it: ${userNamespaceProblem}`);
+}
 
 /** api.proto, StopPodSandbox: what was stopped or reclaimed before is no error. */
 export const stopPodSandbox =

@@ -4,21 +4,26 @@ import { isErrno } from '#base/errors.ts';
 import { run } from '#base/exec.ts';
 import { inNamespaces, loopbackUpAsync, MNT, type NamespaceKind, sethostname, umountAsync } from '#base/sys.ts';
 import { NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
+import { type IdMaps, userNamespaceOf } from '../oci/id-mapping.ts';
 import { sysctlPath } from '../oci/sysctl.ts';
 import type { PinnedNamespaces } from './sandbox.ts';
+import { pinNamespace, withUserNamespace } from './user-namespace.ts';
 
 const kinds = ['net', 'ipc', 'uts'] as const satisfies readonly NamespaceKind[];
+/** A thread of the daemon never enters the last one. */
+const pinnedKinds = [...kinds, 'user'] as const;
 
 /**
- * The namespaces a pod gets of its own and where they will be pinned: `<dir>/{netns,ipcns,utsns}/berth-<id>`. CNI
+ * The namespaces a pod gets of its own and where they will be pinned: `<dir>/{netns,ipcns,utsns,userns}/berth-<id>`. CNI
  * daemons look into `netns`. The UTS namespace goes with the network: a pod on the node's network has the node's name.
  */
 export function planNamespaces(namespacesDir: string, id: string, config: PodSandboxConfig): PinnedNamespaces {
   const options = config.linux?.security_context?.namespace_options;
-  const at = (kind: NamespaceKind): string => join(namespacesDir, `${kind}ns`, `berth-${id}`);
+  const at = (kind: NamespaceKind | 'user'): string => join(namespacesDir, `${kind}ns`, `berth-${id}`);
   return {
     ...(options?.network === NamespaceMode.NODE ? {} : { net: at('net'), uts: at('uts') }),
     ...(options?.ipc === NamespaceMode.NODE ? {} : { ipc: at('ipc') }),
+    ...(userNamespaceOf(options) === undefined ? {} : { user: at('user') }),
   };
 }
 
@@ -28,13 +33,31 @@ export function planNamespaces(namespacesDir: string, id: string, config: PodSan
  */
 export async function pinNamespaces(
   pinned: PinnedNamespaces,
-  { hostname, sysctls, signal }: { readonly hostname: string; readonly sysctls: Readonly<Record<string, string>>; readonly signal: AbortSignal },
+  {
+    hostname,
+    sysctls,
+    idMaps,
+    signal,
+  }: {
+    readonly hostname: string;
+    readonly sysctls: Readonly<Record<string, string>>;
+    /** Of the user namespace, where the pod has one. */
+    readonly idMaps?: IdMaps | undefined;
+    readonly signal: AbortSignal;
+  },
 ): Promise<void> {
+  const { user, ...joinable } = pinned;
   const present = kinds.filter((kind) => pinned[kind] !== undefined);
-  if (present.length === 0) return;
   for (const kind of present) touch(pinned[kind] as string);
-  await run('unshare', [...present.map((kind) => `--${kind}=${pinned[kind]}`), '--', 'true'], { signal, hot: true });
-  inNamespaces(pinned, () => {
+  if (user !== undefined && idMaps !== undefined) {
+    touch(user);
+    await withUserNamespace(idMaps, present, signal, (pathOf) => {
+      for (const kind of present) pinNamespace(pathOf(kind), pinned[kind] as string);
+      pinNamespace(pathOf('user'), user);
+    });
+  } else if (present.length > 0) await run('unshare', [...present.map((kind) => `--${kind}=${pinned[kind]}`), '--', 'true'], { signal, hot: true });
+  if (present.length === 0) return;
+  inNamespaces(joinable, () => {
     if (pinned.uts !== undefined && hostname !== '') sethostname(hostname);
     for (const [name, value] of Object.entries(sysctls)) writeFileSync(join('/proc/sys', sysctlPath(name) ?? ''), value);
   });
@@ -43,7 +66,7 @@ export async function pinNamespaces(
 
 /** Lets go of the namespaces; safe to repeat. They end with their last process. */
 export async function unpinNamespaces(pinned: PinnedNamespaces): Promise<void> {
-  for (const kind of kinds) {
+  for (const kind of pinnedKinds) {
     const path = pinned[kind];
     if (path === undefined) continue;
     try {
@@ -60,7 +83,7 @@ const NSFS_MAGIC = 0x6e73_6673;
 
 /** True while all of them are. */
 export function isPinned(pinned: PinnedNamespaces): boolean {
-  return kinds.every((kind) => {
+  return pinnedKinds.every((kind) => {
     const path = pinned[kind];
     return path === undefined || fileSystemType(path) === NSFS_MAGIC;
   });

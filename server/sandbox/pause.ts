@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { CriError, isErrno } from '#base/errors.ts';
 import { startMonitor } from '../../conmon/conmon.ts';
 import { containerCgroup } from '../oci/cgroup-path.ts';
-import { buildPauseSpec } from '../oci/pause-spec.ts';
+import { buildPauseSpec, type PauseSpecInput } from '../oci/pause-spec.ts';
 import type { Parts } from '../parts.ts';
 import { timed } from '../parts.ts';
 import type { SandboxRecord } from './sandbox.ts';
@@ -15,6 +15,7 @@ import type { SandboxRecord } from './sandbox.ts';
  * @throws {CriError} failedPrecondition when the binary is not there; the daemon then starts without a built-in pause.
  */
 export async function makePauseRootfs(rootfs: string, binary: string): Promise<void> {
+  await chmod(rootfs, 0o755); // runtimes open it as the root user of a pod's user namespace
   for (const directory of ['proc', 'sys', 'dev', 'etc']) await mkdir(join(rootfs, directory), { recursive: true, mode: 0o755 });
   const temporary = join(rootfs, `.pause.${process.pid}`);
   try {
@@ -49,7 +50,7 @@ export async function startPause(
     rootfs = join(bundle, 'rootfs');
     await mkdir(rootfs);
     await parts.storage.createRootfs(parts.sandboxes.directory(record.id));
-    await parts.storage.mountRootfs(image.id, parts.sandboxes.directory(record.id), rootfs);
+    await parts.storage.mountRootfs(image.id, parts.sandboxes.directory(record.id), rootfs, { userns: record.namespaces.user });
     args = config.image.pauseCommand.length > 0 ? [...config.image.pauseCommand] : [...image.config.entrypoint, ...image.config.cmd];
   }
   const spec = buildPauseSpec({
@@ -93,6 +94,6 @@ export async function startPause(
   return started;
 }
 
-function renameNamespaces({ namespaces: { net, ipc, uts } }: SandboxRecord): { network?: string; ipc?: string; uts?: string } {
-  return { ...(net === undefined ? {} : { network: net }), ...(ipc === undefined ? {} : { ipc }), ...(uts === undefined ? {} : { uts }) };
+function renameNamespaces({ namespaces: { net, ...others } }: SandboxRecord): PauseSpecInput['namespaces'] {
+  return { ...(net === undefined ? {} : { network: net }), ...others };
 }

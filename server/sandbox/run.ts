@@ -5,7 +5,8 @@ import type { Attachment } from '../../cni/cni.ts';
 import { NamespaceMode, type PodSandboxConfig, Protocol } from '../../proto/cri.ts';
 import type { Flight } from '../creation.ts';
 import { containerCgroup } from '../oci/cgroup-path.ts';
-import { sysctlNamespace } from '../oci/sysctl.ts';
+import { userNamespaceOf } from '../oci/id-mapping.ts';
+import { sysctlNamespace, translateSysctls } from '../oci/sysctl.ts';
 import type { ValidSandboxConfig } from '../oci/validate.ts';
 import { type Parts, timed } from '../parts.ts';
 import { makePodFiles, podFiles, podHostname } from './files.ts';
@@ -115,7 +116,9 @@ async function makeSurroundings(parts: Parts, record: SandboxRecord, signal: Abo
   mkdirSync(bundle, { mode: 0o711 });
   const hostname = podHostname(record.config, record.namespaces);
   makePodFiles(podFiles(bundle, record.namespaces), record.config, hostname);
-  await pinNamespaces(record.namespaces, { hostname, sysctls: podSysctls(parts.config.runtime.defaultSysctls, record), signal });
+  const idMaps = userNamespaceOf(record.config.linux?.security_context?.namespace_options);
+  const sysctls = translateSysctls(podSysctls(parts.config.runtime.defaultSysctls, record), idMaps);
+  await pinNamespaces(record.namespaces, { hostname, sysctls, idMaps, signal });
 }
 
 /** The request's sysctls over the configured ones; of those, only what belongs to a namespace that the pod has. */

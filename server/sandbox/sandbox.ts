@@ -22,6 +22,7 @@ export interface PinnedNamespaces {
   readonly net?: string;
   readonly ipc?: string;
   readonly uts?: string;
+  readonly user?: string;
 }
 
 /** All that Berth knows of a pod sandbox, as written to disk. It names each resource before the resource is made. */

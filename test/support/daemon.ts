@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
@@ -120,6 +120,7 @@ type Layout = Omit<Daemon, 'cri' | 'handler' | 'pid' | 'log' | 'kill' | 'start' 
 function prepare({ handler, config = {}, registry = '' }: DaemonOptions): Layout {
   // short: the path of a monitor's socket has 107 bytes, and an id takes 64 of them
   const directory = mkdtempSync(join(tmpdir(), 'd'));
+  chmodSync(directory, 0o711); // as /run and /var/lib: root of a user namespace has to get to its files
   const network = `${mark()}${directory.slice(-6).replace(/[^a-zA-Z0-9]/g, 'x')}`;
   const programs = join(directory, 'bin');
   mkdirSync(programs);

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   type ContainerConfig,
+  type IDMapping,
   type Init,
   type LinuxContainerResources,
   type LinuxContainerSecurityContext,
@@ -11,6 +12,7 @@ import {
   type PodSandboxConfig,
   Protocol,
   SecurityProfileProfileType,
+  type UserNamespace,
 } from '../../proto/cri.ts';
 import type { Daemon } from './daemon.ts';
 import { BUSYBOX } from './images.ts';
@@ -42,6 +44,8 @@ export interface PodOptions {
   readonly security?: Init<LinuxSandboxSecurityContext>;
   /** In place of the pod's own. */
   readonly cgroupParent?: string;
+  /** The first id outside of the pod's own user namespace, as the kubelet gives it: a multiple of 65536. */
+  readonly usersFrom?: number;
 }
 
 /** An ordinary pod of namespace "default", or with `hostNetwork` a static one such as kubeadm's; its log directory is made. */
@@ -81,7 +85,7 @@ export function makePod(daemon: Daemon, options: PodOptions = {}): Pod {
             network: hostNetwork ? NamespaceMode.NODE : NamespaceMode.POD,
             ipc: NamespaceMode.POD,
             pid,
-            userns_options: { mode: NamespaceMode.NODE },
+            userns_options: userNamespace(options.usersFrom),
           },
           privileged: options.privileged ?? false,
           seccomp: { profile_type: SecurityProfileProfileType.RuntimeDefault },
@@ -90,6 +94,16 @@ export function makePod(daemon: Daemon, options: PodOptions = {}): Pod {
       },
     },
   };
+}
+
+/** The ids that a kubelet gives a pod with a user namespace. */
+export function idMapping(host_id: number): IDMapping {
+  return { host_id, container_id: 0, length: 65_536 };
+}
+
+function userNamespace(usersFrom: number | undefined): Init<UserNamespace> {
+  if (usersFrom === undefined) return { mode: NamespaceMode.NODE };
+  return { mode: NamespaceMode.POD, uids: [idMapping(usersFrom)], gids: [idMapping(usersFrom)] };
 }
 
 export interface ContainerOptions {
@@ -126,6 +140,9 @@ export function makeContainer(
   const secrets = join(pod.directory, 'volumes/token');
   mkdirSync(secrets, { recursive: true });
   writeFileSync(join(secrets, 'token'), 'a token');
+  // In a pod with a user namespace every mount has its mappings.
+  const users = linux?.security_context?.namespace_options?.userns_options;
+  const mappings = { uidMappings: users?.uids ?? [], gidMappings: users?.gids ?? [] };
   return {
     metadata: { name, attempt },
     image: { image, user_specified_image: image },
@@ -136,9 +153,9 @@ export function makeContainer(
       { key: 'KUBERNETES_SERVICE_PORT', value: Buffer.from('443') },
     ],
     mounts: [
-      { container_path: '/var/run/secrets/kubernetes.io/serviceaccount', host_path: secrets, readonly: true },
-      { container_path: '/etc/hosts', host_path: join(pod.directory, 'etc-hosts'), selinux_relabel: true },
-      { container_path: '/dev/termination-log', host_path: termination },
+      { container_path: '/var/run/secrets/kubernetes.io/serviceaccount', host_path: secrets, readonly: true, ...mappings },
+      { container_path: '/etc/hosts', host_path: join(pod.directory, 'etc-hosts'), selinux_relabel: true, ...mappings },
+      { container_path: '/dev/termination-log', host_path: termination, ...mappings },
     ],
     labels: {
       'io.kubernetes.pod.name': metadata.name,

@@ -1,15 +1,27 @@
 import { describe, expect, test } from 'vitest';
 import { type LinuxContainerSecurityContext, NamespaceMode } from '../../../../proto/cri.ts';
+import type { CdiEdits } from '../../../../server/oci/cdi.ts';
 import { buildContainerSpec, type ContainerSpecInput, containerArgs, type ResolvedContainer, workingDirectory } from '../../../../server/oci/container-spec.ts';
 import type { ResolvedMount } from '../../../../server/oci/mounts.ts';
 import type { ResolvedUser } from '../../../../server/oci/user.ts';
 import { containerConfig, fullHost, image, namespaceOptions, resources, sandboxConfig, specInput } from './requests.ts';
 
-const user: ResolvedUser = { uid: 1000, gid: 1001, additionalGids: [1001, 29], username: 'app', home: '/home/app', newPasswd: undefined };
-const resolved: ResolvedContainer = { user, mounts: [], devices: [], seccomp: undefined, volumes: [] };
+const user: ResolvedUser = { uid: 1000, gid: 1001, additionalGids: [1001, 29], username: 'app', home: '/home/app', newPasswd: undefined, newGroup: undefined };
+const cdi: CdiEdits = { env: [], devices: [], mounts: [], hooks: [], additionalGids: [], intelRdt: undefined };
+const resolved: ResolvedContainer = { user, mounts: [], devices: [], seccomp: undefined, volumes: [], cdi };
 
 function bind(change: Partial<ResolvedMount>): ResolvedMount {
-  return { containerPath: '/data', source: '/host/data', readonly: false, recursiveReadOnly: false, propagation: 'rprivate', flags: [], ...change };
+  return {
+    containerPath: '/data',
+    source: '/host/data',
+    readonly: false,
+    recursiveReadOnly: false,
+    propagation: 'rprivate',
+    flags: [],
+    uidMappings: [],
+    gidMappings: [],
+    ...change,
+  };
 }
 
 function build(security: Partial<LinuxContainerSecurityContext> = {}, change: Partial<ContainerSpecInput> = {}, found: Partial<ResolvedContainer> = {}) {
@@ -157,12 +169,34 @@ describe('buildContainerSpec()', () => {
 
   test('makes devices and allows each', () => {
     const device = { path: '/dev/fuse', type: 'c' as const, major: 10, minor: 229, fileMode: 0o666, uid: 0, gid: 0 };
-    const { spec } = build({}, {}, { devices: [{ device, access: 'rw' }] });
+    const { spec } = build({}, {}, { devices: [{ device, access: 'rw', hostPath: '/dev/fuse' }] });
     expect(spec.linux.devices).toEqual([device]);
     expect(spec.linux.resources.devices).toEqual([
       { allow: false, access: 'rwm' },
       { allow: true, type: 'c', major: 10, minor: 229, access: 'rw' },
     ]);
+  });
+
+  test('in a user namespace joins it, maps its ids, and binds devices and what belongs to the node', () => {
+    const mapping = { host_id: 65_536, container_id: 0, length: 1_000 };
+    const options = namespaceOptions({ network: NamespaceMode.NODE, userns_options: { mode: NamespaceMode.POD, uids: [mapping], gids: [mapping] } });
+    const sandbox = { ...specInput(containerConfig()).sandbox, config: sandboxConfig({}, { namespace_options: options }), namespaces: { user: '/ns/user' } };
+    const device = { path: '/dev/mine', type: 'c' as const, major: 10, minor: 229, fileMode: 0o666, uid: 0, gid: 0 };
+    const { spec } = build(
+      { namespace_options: options },
+      { sandbox },
+      { devices: [{ device, access: 'rw', hostPath: '/dev/fuse' }], mounts: [bind({ uidMappings: [mapping], gidMappings: [mapping] })] },
+    );
+    const ids = [{ hostID: 65_536, containerID: 0, size: 1_000 }];
+    expect(spec.linux).toMatchObject({ devices: [] });
+    expect(spec.linux.namespaces).toContainEqual({ type: 'user', path: '/ns/user' });
+    expect(spec.linux.resources.devices).toContainEqual({ allow: true, type: 'c', major: 10, minor: 229, access: 'rw' });
+    const at = (destination: string) => spec.mounts.find((mount) => mount.destination === destination);
+    expect(at('/dev/mine')).toMatchObject({ type: 'bind', source: '/dev/fuse' });
+    expect(at('/sys')).toMatchObject({ type: 'bind', source: '/sys' });
+    expect(at('/dev/mqueue')).toMatchObject({ type: 'bind' });
+    expect(at('/proc')).toMatchObject({ type: 'proc' });
+    expect(at('/data')).toMatchObject({ uidMappings: ids, gidMappings: ids, options: ['rbind', 'rprivate', 'rw', 'idmap'] });
   });
 
   test('limits the number of processes as configured', () => {

@@ -24,7 +24,9 @@ test.each(['', 'r', 'w', 'm', 'rw', 'mrw'])('validateDevices() takes the permiss
 describe('resolveDevices()', () => {
   test('finds type and number of a device', async () => {
     const devices = await resolveDevices([device('/dev/zero', 'r', '/dev/my-zero')]);
-    expect(devices).toEqual([{ access: 'r', device: { path: '/dev/my-zero', type: 'c', major: 1, minor: 5, fileMode: expect.any(Number), uid: 0, gid: 0 } }]);
+    expect(devices).toEqual([
+      { access: 'r', hostPath: '/dev/zero', device: { path: '/dev/my-zero', type: 'c', major: 1, minor: 5, fileMode: expect.any(Number), uid: 0, gid: 0 } },
+    ]);
     expect(deviceRules(devices)).toEqual([{ allow: true, type: 'c', major: 1, minor: 5, access: 'r' }]);
   });
 

@@ -7,7 +7,7 @@ import { isWithin, mountOf, parseMountInfo } from '../../../../server/oci/mount-
 import { resolveMounts, validateMounts } from '../../../../server/oci/mounts.ts';
 import { mount } from './requests.ts';
 
-const features = { recursiveReadOnly: true, ownRoots: [] };
+const features = { recursiveReadOnly: true, idmapped: true, ownRoots: [] };
 
 async function makeDirectory() {
   const dir = await mkdtempDisposable(join(tmpdir(), 'mounts-'));
@@ -30,8 +30,14 @@ describe('validateMounts()', () => {
       { recursive_read_only: true, readonly: true, propagation: MountPropagation.PROPAGATION_HOST_TO_CONTAINER },
       'needs propagation PRIVATE',
     ],
-    ['id mappings', { uidMappings: [idMapping] }, 'config.mounts[1].uidMappings: idmapped mounts are not supported'],
-    ['an image', { image: imageSpec, host_path: '' }, 'config.mounts[1].image: image volumes are not supported'],
+    ['mappings of uids alone', { uidMappings: [idMapping] }, 'config.mounts[1].gidMappings: is empty, the other one is not'],
+    ['an empty mapping', { uidMappings: [{ ...idMapping, length: 0 }] }, 'config.mounts[1].uidMappings[0].length: 0 maps nothing'],
+    ['an image beside a source', { image: imageSpec, host_path: '/a' }, 'config.mounts[1].host_path: "/a" stands beside an image'],
+    [
+      'a path out of an image',
+      { image: imageSpec, host_path: '', image_sub_path: 'a/../../b' },
+      'config.mounts[1].image_sub_path: "a/../../b" is no path inside',
+    ],
     ['a path in no image', { image_sub_path: 'x' }, 'needs an image'],
     ['an unknown option', { mount_options: ['nodev', 'suid'] }, 'config.mounts[1].mount_options: "suid" is none of'],
   ])('refuses %s', (_what, change, message) => {
@@ -58,8 +64,26 @@ describe('resolveMounts()', () => {
       features,
     );
     expect(resolved).toEqual([
-      { containerPath: '/b', source: join(dir.path, 'real/file'), readonly: true, recursiveReadOnly: false, propagation: 'rprivate', flags: [] },
-      { containerPath: '/a/x', source: join(dir.path, 'real'), readonly: false, recursiveReadOnly: false, propagation: 'rprivate', flags: [] },
+      {
+        containerPath: '/b',
+        source: join(dir.path, 'real/file'),
+        readonly: true,
+        recursiveReadOnly: false,
+        propagation: 'rprivate',
+        flags: [],
+        uidMappings: [],
+        gidMappings: [],
+      },
+      {
+        containerPath: '/a/x',
+        source: join(dir.path, 'real'),
+        readonly: false,
+        recursiveReadOnly: false,
+        propagation: 'rprivate',
+        flags: [],
+        uidMappings: [],
+        gidMappings: [],
+      },
     ]);
   });
 

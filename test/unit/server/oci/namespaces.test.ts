@@ -45,7 +45,11 @@ describe('validateSandboxNamespaces()', () => {
     [{ pid: TARGET }, 'n.pid: "TARGET"'],
     [{ pid: 9 as NamespaceMode }, 'n.pid: 9'],
     [{ target_id: 'abc' }, 'n.target_id: "abc"'],
-    [{ userns_options: { mode: POD, uids: [mapping], gids: [mapping] } }, 'n.userns_options.mode: user namespaces are not supported'],
+    [{ userns_options: { mode: POD, uids: [mapping, mapping], gids: [mapping] } }, 'n.userns_options.uids: 2 mappings, where exactly one is possible'],
+    [{ userns_options: { mode: POD, uids: [mapping], gids: [] } }, 'n.userns_options.gids: 0 mappings'],
+    [{ userns_options: { mode: POD, uids: [{ ...mapping, container_id: 1 }], gids: [mapping] } }, 'uids[0].container_id: 1 leaves id 0 without a mapping'],
+    [{ userns_options: { mode: POD, uids: [mapping], gids: [{ ...mapping, length: 0 }] } }, 'gids[0].length: 0 maps nothing'],
+    [{ userns_options: { mode: POD, uids: [{ ...mapping, length: 2 ** 32 - 1 }], gids: [mapping] } }, 'uids[0].host_id: 65536 with 4294967295 ids goes past'],
     [{ userns_options: { mode: CONTAINER, uids: [], gids: [] } }, 'n.userns_options.mode: "CONTAINER"'],
     [{ userns_options: { mode: NODE, uids: [mapping], gids: [] } }, 'has mappings, but mode NODE'],
   ])('refuses %j', (change, message) => {
@@ -74,7 +78,12 @@ describe('validateContainerNamespaces()', () => {
     [{ pid: NODE }, null, 'n.pid: "NODE" is more than the pod has'],
     [{ pid: TARGET }, {}, 'n.target_id: "" is empty'],
     [{ target_id: 'abc' }, {}, 'n.target_id: "abc" needs pid TARGET'],
-    [{ userns_options: { mode: POD, uids: [], gids: [] } }, {}, 'user namespaces are not supported'],
+    [{ userns_options: { mode: POD, uids: [mapping], gids: [mapping] } }, {}, `n.userns_options.mode: "POD" is not the pod's`],
+    [
+      { userns_options: { mode: POD, uids: [mapping], gids: [mapping] } },
+      { userns_options: { mode: POD, uids: [{ ...mapping, host_id: 131_072 }], gids: [mapping] } },
+      'n.userns_options: has other mappings than the pod',
+    ],
   ])('refuses %j in a pod with %j', (own, pod, message) => {
     expect(() => validateContainerNamespaces('n', namespaceOptions(own), pod === null ? null : namespaceOptions(pod))).toThrow(message);
   });

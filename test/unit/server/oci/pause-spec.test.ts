@@ -33,8 +33,21 @@ describe('buildPauseSpec()', () => {
     expect(onNode.hostname).toBeUndefined();
   });
 
-  test('clamps the OOM score and takes another user', () => {
-    const spec = buildPauseSpec({ ...input, host: { ...fullHost, canLowerOomScore: false, oomScoreAdj: -10 }, user: { uid: 7, gid: 8 } });
-    expect(spec.process).toMatchObject({ oomScoreAdj: -10, user: { uid: 7, gid: 8, additionalGids: [8] } });
+  test('clamps the OOM score', () => {
+    const spec = buildPauseSpec({ ...input, host: { ...fullHost, canLowerOomScore: false, oomScoreAdj: -10 } });
+    expect(spec.process).toMatchObject({ oomScoreAdj: -10, user: { uid: 65_535, gid: 65_535 } });
+  });
+
+  test("is the pod's user with its groups", () => {
+    const config = sandboxConfig({}, { run_as_user: { value: '7' }, run_as_group: { value: '8' }, supplemental_groups: ['9', '8'] });
+    expect(buildPauseSpec({ ...input, config }).process.user).toEqual({ uid: 7, gid: 8, additionalGids: [8, 9] });
+  });
+
+  test('in a user namespace is its last user', () => {
+    const mapping = { host_id: 65_536, container_id: 0, length: 1_000 };
+    const options = namespaceOptions({ userns_options: { mode: NamespaceMode.POD, uids: [mapping], gids: [mapping] } });
+    const spec = buildPauseSpec({ ...input, config: sandboxConfig({}, { namespace_options: options }), namespaces: { user: '/ns/user' } });
+    expect(spec.process.user).toEqual({ uid: 999, gid: 999, additionalGids: [999] });
+    expect(spec.linux.namespaces).toContainEqual({ type: 'user', path: '/ns/user' });
   });
 });

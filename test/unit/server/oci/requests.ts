@@ -173,7 +173,10 @@ export function specInput(config: ContainerConfig, change: Partial<ContainerSpec
     host: fullHost,
     defaults: { defaultCapabilities: ['CAP_CHOWN', 'CAP_KILL', 'CAP_NET_BIND_SERVICE'], defaultEnv: [], seccompProfile: '', pidsLimit: 0 },
     privilegedWithoutHostDevices: false,
-    features: { recursiveReadOnly: true, ownRoots: [] },
+    features: { recursiveReadOnly: true, idmapped: true, ownRoots: [] },
+    imageSources: new Map(),
+    deviceOwnership: false,
+    cdiSpecDirs: [],
     ...change,
   };
 }

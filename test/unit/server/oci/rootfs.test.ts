@@ -2,7 +2,7 @@ import { lstat, mkdir, mkdtempDisposable, readdir, readFile, realpath, stat, sym
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { ensureDirectory, ensureVolumes, writePasswd } from '../../../../server/oci/rootfs.ts';
+import { ensureDirectory, ensureVolumes, replaceEtcFile } from '../../../../server/oci/rootfs.ts';
 
 async function makeRootfs() {
   const dir = await mkdtempDisposable(join(tmpdir(), 'rootfs-'));
@@ -57,13 +57,13 @@ test('ensureVolumes() tells where the directories are on the host', async () => 
   ]);
 });
 
-describe('writePasswd()', () => {
+describe('replaceEtcFile()', () => {
   test('replaces a symlink instead of what it points to', async () => {
     await using world = await makeRootfs();
     await mkdir(join(world.rootfs, 'etc'));
     await writeFile(join(world.outside, 'host-passwd'), 'host');
     await symlink('../../host-passwd', join(world.rootfs, 'etc/passwd'));
-    writePasswd(world.rootfs, Buffer.from('new'));
+    replaceEtcFile(world.rootfs, 'passwd', Buffer.from('new'));
     expect(await readFile(join(world.outside, 'host-passwd'), 'utf8')).toBe('host');
     expect((await lstat(join(world.rootfs, 'etc/passwd'))).mode & 0o777).toBe(0o644);
     expect(await readdir(join(world.rootfs, 'etc'))).toEqual(['passwd']);
@@ -74,7 +74,7 @@ describe('writePasswd()', () => {
     await mkdir(join(world.outside, 'etc'));
     await mkdir(join(world.rootfs, 'etc2'));
     await symlink('/etc2', join(world.rootfs, 'etc'));
-    writePasswd(world.rootfs, Buffer.from('new'));
+    replaceEtcFile(world.rootfs, 'passwd', Buffer.from('new'));
     expect(await readFile(join(world.rootfs, 'etc2/passwd'), 'utf8')).toBe('new');
     expect(await readdir(join(world.outside, 'etc'))).toEqual([]);
   });

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { NamespaceMode } from '../../../../proto/cri.ts';
-import { sysctlNamespace, sysctlPath, validateSysctls } from '../../../../server/oci/sysctl.ts';
+import { sysctlNamespace, sysctlPath, translateSysctls, validateSysctls } from '../../../../server/oci/sysctl.ts';
 import { namespaceOptions } from './requests.ts';
 
 test.each([
@@ -52,4 +52,16 @@ describe('validateSysctls()', () => {
   ])('refuses %s', (_what, sysctls, namespaces, message) => {
     expect(() => validateSysctls('f', sysctls as unknown as Record<string, string>, namespaces)).toThrow(message);
   });
+});
+
+test('translateSysctls() shifts the groups of ping_group_range into the user namespace', () => {
+  const mapping = { host_id: 65_536, container_id: 0, length: 1_000 };
+  const maps = { uids: [mapping], gids: [mapping] };
+  const ping = (value: string) => translateSysctls({ 'net.ipv4.ping_group_range': value }, maps)['net.ipv4.ping_group_range'];
+  expect(ping('0 10')).toBe('65536 65546');
+  expect(ping('0 2147483647')).toBe('65536 66535');
+  expect(ping('1 0')).toBe('1 0');
+  expect(ping('5000 6000')).toBe('1 0');
+  expect(translateSysctls({ 'net.core.somaxconn': '10 20' }, maps)).toEqual({ 'net.core.somaxconn': '10 20' });
+  expect(translateSysctls({ 'net.ipv4.ping_group_range': '0 1' }, undefined)).toEqual({ 'net.ipv4.ping_group_range': '0 1' });
 });

@@ -69,7 +69,7 @@ describe('validateSandboxConfig()', () => {
     [
       'userns mode POD',
       { namespace_options: namespaceOptions({ userns_options: { mode: NamespaceMode.POD, uids: [], gids: [] } }) },
-      'user namespaces are not supported',
+      'userns_options.uids: 0 mappings, where exactly one is possible',
     ],
     ['a negative user', { run_as_user: { value: '-1' } }, 'config.linux.security_context.run_as_user: "-1"'],
     ['a group without a user', { run_as_group: { value: '5' } }, 'run_as_group: "5" needs run_as_user'],
@@ -119,8 +119,12 @@ describe('validateContainerConfig()', () => {
     ['a bad variable', { envs: [{ key: '', value: Buffer.alloc(0) }] }, 'config.envs[0].key'],
     ['a bad mount', { mounts: [mount({ host_path: '' })] }, 'config.mounts[0].host_path'],
     ['a bad device', { devices: [{ host_path: 'x', container_path: '/x', permissions: '' }] }, 'config.devices[0].host_path'],
-    ['CDI devices', { CDI_devices: [{ name: 'vendor.com/gpu=0' }] }, 'config.CDI_devices: CDI devices are not supported by this version (vendor.com/gpu=0)'],
-    ['CDI devices by annotation', { annotations: { 'cdi.k8s.io/x': 'vendor.com/gpu=0' } }, 'config.annotations[cdi.k8s.io/x]'],
+    ['CDI devices that are none', { CDI_devices: [{ name: 'gpu=0' }] }, 'config.CDI_devices[0].name: "gpu=0" is not vendor/class=name'],
+    [
+      'CDI devices by annotation',
+      { annotations: { 'cdi.k8s.io/gpu': 'vendor.com/gpu' } },
+      'config.annotations[cdi.k8s.io/gpu]: "vendor.com/gpu" is not vendor/class=name',
+    ],
     ['an unknown signal', { stop_signal: 99 as Signal }, 'config.stop_signal: 99'],
     ['bad resources', { linux: { resources: resources({ cpu_shares: '-5' }), security_context: null } }, 'config.linux.resources.cpu_shares'],
   ])('refuses %s', (_what, change, message) => {

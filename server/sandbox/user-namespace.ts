@@ -1,0 +1,73 @@
+import { once } from 'node:events';
+import { closeSync, writeFileSync } from 'node:fs';
+import { orAborted } from '#base/abort.ts';
+import { CriError, describeError } from '#base/errors.ts';
+import { Pipe, spawnProcess } from '#base/exec.ts';
+import { cloneIdmapped, MS, mount } from '#base/sys.ts';
+import { formatIdMap, type IdMaps } from '../oci/id-mapping.ts';
+
+/** Kinds of namespaces that can be made together with a user namespace, which owns them then. */
+export type OwnedKind = 'net' | 'ipc' | 'uts';
+
+/**
+ * Runs `use` while a process holds a new user namespace with these mappings and new namespaces that it owns. Whoever has
+ * more than one thread cannot enter a user namespace, so unshare(1) makes it; and who has just been put into one may not
+ * pin it outside, so that is done here. `cat` answers when it has been reached, and ends with its input.
+ */
+export async function withUserNamespace<T>(
+  maps: IdMaps,
+  kinds: readonly OwnedKind[],
+  signal: AbortSignal,
+  use: (pathOf: (kind: OwnedKind | 'user') => string) => T,
+): Promise<T> {
+  using input = new Pipe();
+  using output = new Pipe();
+  using errors = new Pipe();
+  const helper = await spawnProcess('unshare', ['--user', ...kinds.map((kind) => `--${kind}`), '--', 'cat'], {
+    stdio: [input.readEnd, output.writeEnd, errors.writeEnd],
+  });
+  input.closeRead();
+  output.closeWrite();
+  errors.closeWrite();
+  const answer = output.stream();
+  const said = errors.stream();
+  let complaint = '';
+  said.on('data', (chunk: Buffer) => {
+    complaint += String(chunk).slice(0, 1_000);
+  });
+  const feed = input.writer();
+  feed.on('error', () => {}); // it ended: the answer tells
+  try {
+    feed.write('\n');
+    const reached = await orAborted(Promise.race([once(answer, 'data').then(() => true), helper.exited.then(() => false)]), signal);
+    if (!reached) throw new CriError('unknown', `making a user namespace: ${complaint.trim() || 'unshare ended at once'}`);
+    writeFileSync(`/proc/${helper.pid}/uid_map`, formatIdMap(maps.uids));
+    writeFileSync(`/proc/${helper.pid}/gid_map`, formatIdMap(maps.gids));
+    return use((kind) => `/proc/${helper.pid}/ns/${kind}`);
+  } finally {
+    feed.destroy();
+    answer.destroy();
+    said.destroy();
+    await helper.exited;
+  }
+}
+
+/** Pins a namespace of another process on a file, by which it lives on. */
+export function pinNamespace(namespace: string, file: string): void {
+  mount(namespace, file, 'none', MS.BIND);
+}
+
+/**
+ * Why pods cannot have user namespaces with their root file systems on `directory`; `undefined` where they can. Tried,
+ * since kernels have switches against user namespaces, and each file system learns idmapped mounts by itself.
+ */
+export async function userNamespaceProblem(directory: string, signal: AbortSignal): Promise<string | undefined> {
+  const map = [{ container_id: 0, host_id: 65_536, length: 65_536 }];
+  try {
+    await withUserNamespace({ uids: map, gids: map }, [], signal, (pathOf) => closeSync(cloneIdmapped(directory, pathOf('user'))));
+    return undefined;
+  } catch (err) {
+    signal.throwIfAborted();
+    return describeError(err);
+  }
+}

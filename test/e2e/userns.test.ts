@@ -1,0 +1,183 @@
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { status as grpc } from '@grpc/grpc-js';
+import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
+import { NamespaceMode } from '../../proto/cri.ts';
+import { type Daemon, startDaemon } from '../support/daemon.ts';
+import { proves } from '../support/fields.ts';
+import { BUSYBOX } from '../support/images.ts';
+import { ensureImage, idMapping, makeContainer, makePod, readLog, runPod, startContainer, startPod } from '../support/pod.ts';
+import { lasting } from '../support/remains.ts';
+import { findTool } from '../support/tool.ts';
+import { until } from '../support/wait.ts';
+
+/** Debian 12's crun and runc do not know idmapped mounts; test/run builds a runc that does. */
+const runc = findTool('runc-new');
+const FROM = 3 * 65_536;
+
+describe.skipIf(runc === undefined)('in a user namespace', () => {
+  let daemon: Daemon;
+
+  beforeAll(async () => {
+    daemon = await startDaemon({
+      handler: 'runc',
+      registry: inject('registry'),
+      config: { runtime: { default_runtime: 'newer' }, 'runtime.runtimes.newer': { runtime_path: runc ?? '' } },
+    });
+  });
+  afterAll(async () => {
+    try {
+      expect(await lasting(daemon)).toEqual([]);
+    } finally {
+      await daemon[Symbol.asyncDispose]();
+    }
+  });
+
+  async function shell(container_id: string, script: string): Promise<string> {
+    const { stdout, stderr, exit_code } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
+    expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
+    return stdout.toString().trim();
+  }
+
+  async function remove(pod_sandbox_id: string): Promise<void> {
+    await daemon.cri.StopPodSandbox({ pod_sandbox_id });
+    await daemon.cri.RemovePodSandbox({ pod_sandbox_id });
+  }
+
+  test('Status says which handler can do it', async () => {
+    const { runtime_handlers, features } = await daemon.cri.Status({});
+    const can = Object.fromEntries(runtime_handlers.map(({ name, features: of }) => [name, of?.user_namespaces]));
+    expect(can).toMatchObject({ '': true, newer: true });
+    expect(features).toMatchObject({ user_namespaces_host_network: true, mount_options: true, supplemental_groups_policy: true });
+  });
+
+  test(
+    'a pod is root inside and nobody outside, and its files are those of the image',
+    proves(
+      'NamespaceOption.userns_options',
+      'UserNamespace.mode',
+      'UserNamespace.uids',
+      'UserNamespace.gids',
+      'IDMapping.host_id',
+      'IDMapping.container_id',
+      'IDMapping.length',
+      'Mount.uidMappings',
+      'Mount.gidMappings',
+    ),
+    async () => {
+      const { podId, pod, containerId } = await startPod(daemon, { usersFrom: FROM });
+      expect(await shell(containerId, 'cat /proc/self/uid_map /proc/self/gid_map | tr -s " "')).toBe(` 0 ${FROM} 65536\n 0 ${FROM} 65536`.trim());
+      expect(await shell(containerId, 'id -u; stat -c %u:%g /bin /bin/busybox /etc/hosts /etc/resolv.conf /etc/hostname /dev/shm /')).toBe(
+        ['0', ...Array.from({ length: 7 }, () => '0:0')].join('\n'),
+      );
+      expect(
+        await shell(containerId, 'cat /var/run/secrets/kubernetes.io/serviceaccount/token; echo " mine" >/dev/termination-log; touch /new /dev/shm/x; ls /new'),
+      ).toBe('a token/new');
+      // what it writes belongs to its own user outside: through an idmapped mount to the volume's
+      const logs = join(pod.directory, 'containers/main');
+      const [log = ''] = readdirSync(logs);
+      expect(readFileSync(join(logs, log), 'utf8')).toBe(' mine\n');
+      const { status } = await daemon.cri.ContainerStatus({ container_id: containerId, verbose: true });
+      expect(status?.user?.linux).toMatchObject({ uid: '0', gid: '0' });
+      const { info } = await daemon.cri.ContainerStatus({ container_id: containerId, verbose: true });
+      const { pid } = JSON.parse(info.info ?? '{}') as { pid: number };
+      expect(readFileSync(`/proc/${pid}/status`, 'utf8')).toMatch(new RegExp(`^Uid:\\s+${FROM}\\s`, 'm'));
+      expect(statSync(`/proc/${pid}/ns/user`).ino).not.toBe(statSync('/proc/self/ns/user').ino);
+      expect(statSync(join(daemon.directory, 'ns/userns', `berth-${podId}`)).ino).toBe(statSync(`/proc/${pid}/ns/user`).ino);
+      await remove(podId);
+    },
+  );
+
+  test('its network is its own to change, and its devices, streams and groups work', async () => {
+    const pod = makePod(daemon, { usersFrom: FROM, sysctls: { 'net.ipv4.ping_group_range': '0 5', 'net.ipv4.ip_unprivileged_port_start': '80' } });
+    const podId = await runPod(daemon, pod);
+    await ensureImage(daemon, BUSYBOX);
+    const config = makeContainer(pod);
+    const security = {
+      ...config.linux?.security_context,
+      capabilities: { add_capabilities: ['NET_ADMIN'] },
+      run_as_user: { value: '1000' },
+      run_as_group: { value: '1001' },
+    };
+    const { container_id } = await daemon.cri.CreateContainer({
+      pod_sandbox_id: podId,
+      config: {
+        ...config,
+        command: ['sh', '-c', 'echo out >/dev/stdout; echo err >/dev/stderr; sleep 1000'],
+        devices: [{ host_path: '/dev/zero', container_path: '/dev/mine', permissions: 'rw' }],
+        linux: { ...config.linux, security_context: { ...security, supplemental_groups: ['2000'] } },
+      },
+      sandbox_config: pod.config,
+    });
+    await daemon.cri.StartContainer({ container_id });
+    expect(await shell(container_id, 'id -u; id -g; id -G; whoami; head -c 2 /dev/mine | wc -c; cat /proc/sys/net/ipv4/ping_group_range | tr "\\t" " "')).toBe(
+      ['1000', '1001', '1001 2000', '1000', '2', '0 5'].join('\n'),
+    );
+    expect(await shell(container_id, 'hostname >/dev/stdout')).toBe(pod.config.hostname);
+    const log = join(pod.logDirectory, 'main/0.log');
+    await until('both lines of the log', () => readLog(log).length >= 2);
+    expect(
+      readLog(log)
+        .map(({ stream, text }) => `${stream} ${text}`)
+        .sort(),
+    ).toEqual(['stderr err', 'stdout out']);
+    const { stats } = await daemon.cri.ContainerStats({ container_id });
+    expect(Number(stats?.memory?.working_set_bytes?.value)).toBeGreaterThan(0);
+    await remove(podId);
+  });
+
+  test('processes of a pod can be shared, and survive a restart of the daemon', async () => {
+    const { podId, pod, containerId } = await startPod(daemon, { usersFrom: FROM, shareProcessNamespace: true });
+    expect(await shell(containerId, 'cat /proc/1/comm')).toMatch(/pause/);
+    await daemon.restart();
+    const { items } = await daemon.cri.ListPodSandbox({ filter: { id: podId } });
+    expect(items).toMatchObject([{ id: podId, state: 0 }]);
+    const second = await startContainer(daemon, pod, podId, { name: 'second' });
+    expect(await shell(second.containerId, 'cat /proc/self/uid_map | tr -s " "')).toBe(`0 ${FROM} 65536`);
+    await remove(podId);
+  });
+
+  test("a pod on the node's network can have one", async () => {
+    const { podId, containerId } = await startPod(daemon, { usersFrom: FROM, hostNetwork: true });
+    expect(await shell(containerId, 'id -u; tr -s " " </proc/self/uid_map; ls /sys/class/net | grep -c lo')).toBe(`0\n 0 ${FROM} 65536\n1`);
+    await remove(podId);
+  });
+
+  test('an idmapped volume keeps its owners', async () => {
+    const volume = join(daemon.directory, 'volume');
+    mkdirSync(volume);
+    writeFileSync(join(volume, 'file'), 'content', { mode: 0o600 });
+    const pod = makePod(daemon, { usersFrom: FROM });
+    const podId = await runPod(daemon, pod);
+    await ensureImage(daemon, BUSYBOX);
+    const config = makeContainer(pod);
+    const mappings = { uidMappings: [idMapping(FROM)], gidMappings: [idMapping(FROM)] };
+    const { container_id } = await daemon.cri.CreateContainer({
+      pod_sandbox_id: podId,
+      config: { ...config, mounts: [...(config.mounts ?? []), { host_path: volume, container_path: '/volume', ...mappings }] },
+      sandbox_config: pod.config,
+    });
+    await daemon.cri.StartContainer({ container_id });
+    expect(await shell(container_id, 'cat /volume/file; stat -c " %u" /volume/file; touch /volume/new')).toBe('content 0');
+    expect(statSync(join(volume, 'new'))).toMatchObject({ uid: 0, gid: 0 });
+    await remove(podId);
+  });
+
+  test('is refused by a handler that cannot do it, and with mappings that are none', async () => {
+    const pod = makePod(daemon, { usersFrom: FROM });
+    await expect(daemon.cri.RunPodSandbox({ config: pod.config, runtime_handler: 'crun' })).rejects.toMatchObject({
+      code: grpc.FAILED_PRECONDITION,
+      details: expect.stringContaining('userns_options.mode: runtime handler "crun" does not support user namespaces'),
+    });
+    const options = pod.config.linux?.security_context?.namespace_options;
+    const twice = { mode: NamespaceMode.POD, uids: [idMapping(FROM), idMapping(2 * FROM)], gids: [idMapping(FROM)] };
+    const linux = {
+      ...pod.config.linux,
+      security_context: { ...pod.config.linux?.security_context, namespace_options: { ...options, userns_options: twice } },
+    };
+    await expect(daemon.cri.RunPodSandbox({ config: { ...pod.config, linux } })).rejects.toMatchObject({
+      code: grpc.INVALID_ARGUMENT,
+      details: expect.stringContaining('userns_options.uids: 2 mappings'),
+    });
+  });
+});
