@@ -28,8 +28,8 @@ export class HeaderReader {
   #withoutZlibHeader(block: Buffer): Buffer {
     const [method = 0, flags = 0] = block;
     const isZlib = (method & 0x0f) === 8 && (method * 256 + flags) % 31 === 0;
-    const hasDictionary = (flags & 0x20) !== 0;
-    if (block.length < ZLIB_HEADER_BYTES || !isZlib || !hasDictionary) throw new SpdyError('headers are not a zlib stream with the dictionary of SPDY');
+    const hasDictionary = (flags & 0x20) !== 0 && block.subarray(2, ZLIB_HEADER_BYTES).equals(EMPTY_BLOCK.first.subarray(2, ZLIB_HEADER_BYTES));
+    if (!isZlib || !hasDictionary) throw new SpdyError('headers are not a zlib stream with the dictionary of SPDY');
     this.#begun = true;
     return block.subarray(ZLIB_HEADER_BYTES);
   }
