@@ -4,7 +4,7 @@ import { CriError, isErrno } from '#base/errors.ts';
 import type { LogLevel } from '#base/log.ts';
 import { BUILT_IN_RUNTIMES, HANDLER_SECTION, type Host, handlerKeys, type Key, keys } from './config/keys.ts';
 import { type ConfigText, formatPlace, Settings } from './config/settings.ts';
-import { BadValue, socketPath } from './config/values.ts';
+import { BadValue, socketPath, type Ulimit } from './config/values.ts';
 
 /** One `[runtime.runtimes.NAME]` table. */
 export interface RuntimeHandler {
@@ -14,6 +14,8 @@ export interface RuntimeHandler {
   readonly runtimeRoot: string;
   /** Privileged containers of this handler do not get the host's devices. Default false. */
   readonly privilegedWithoutHostDevices: boolean;
+  /** Names of annotations that are passed on to it, or their beginnings with `*`. Default none. */
+  readonly allowedAnnotations: readonly string[];
 }
 
 /** The daemon's whole configuration: every field set, nothing mutable. Times are in milliseconds, sizes in bytes. */
@@ -64,6 +66,10 @@ export interface Config {
     readonly defaultSysctls: Readonly<Record<string, string>>;
     /** `NAME=value`, below the image's and the request's. */
     readonly defaultEnv: readonly string[];
+    /** What `setrlimit` shall say in every container. */
+    readonly defaultUlimits: readonly Ulimit[];
+    /** AppArmor profile of containers that ask for none; `berth-default` is loaded at start, another one has to be there. */
+    readonly apparmorProfile: string;
     /** Absolute path of the profile for RuntimeDefault; empty for the built-in one. */
     readonly seccompProfile: string;
     /** Directories of OCI hook files; a file of a later one replaces its namesake. */
@@ -230,6 +236,8 @@ function resolve(files: readonly ConfigText[], { overrides = {}, host = thisHost
       defaultCapabilities: take('runtime', 'default_capabilities', runtime.default_capabilities),
       defaultSysctls: take('runtime', 'default_sysctls', runtime.default_sysctls),
       defaultEnv: take('runtime', 'default_env', runtime.default_env),
+      defaultUlimits: take('runtime', 'default_ulimits', runtime.default_ulimits),
+      apparmorProfile: take('runtime', 'apparmor_profile', runtime.apparmor_profile),
       seccompProfile: take('runtime', 'seccomp_profile', runtime.seccomp_profile),
       hooksDir: take('runtime', 'hooks_dir', runtime.hooks_dir),
       cdiSpecDirs: take('runtime', 'cdi_spec_dirs', runtime.cdi_spec_dirs),
@@ -289,6 +297,7 @@ function takeHandlers(settings: Settings, host: Host, take: Take): Readonly<Reco
       runtimePath,
       runtimeRoot: take(section, 'runtime_root', specs.runtime_root),
       privilegedWithoutHostDevices: take(section, 'privileged_without_host_devices', specs.privileged_without_host_devices),
+      allowedAnnotations: take(section, 'allowed_annotations', specs.allowed_annotations),
     };
   }
   return handlers;

@@ -25,11 +25,12 @@ import { listen, shutDown } from './listener.ts';
 import { createMetrics, type Metrics } from './metrics/metrics.ts';
 import { serveMetrics } from './metrics/server.ts';
 import { collectNetworkGarbage } from './network-garbage.ts';
+import { DEFAULT_PROFILE, loadDefaultProfile } from './oci/apparmor.ts';
 import { createCgroups } from './oci/cgroup.ts';
 import { detectHierarchy } from './oci/cgroup-hierarchy.ts';
 import { createMonitorCgroup } from './oci/cgroup-monitor.ts';
 import { HookDirectories } from './oci/hooks.ts';
-import { readHostFacts } from './oci/host-facts.ts';
+import { type HostFacts, readHostFacts } from './oci/host-facts.ts';
 import type { Parts, Paths } from './parts.ts';
 import { Records } from './records.ts';
 import { recover } from './recover.ts';
@@ -90,6 +91,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   stack.use(storage);
   stack.use(cni);
   const hierarchy = detectHierarchy();
+  const facts = { ...host, ...(await defaultAppArmor(config, host, log, life.signal)) };
   const once = new Set<string>();
   let lastNow = 0n;
   const parts: Parts = {
@@ -110,8 +112,8 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     userNamespaceProblem: userNamespaces,
     cgroups: createCgroups(hierarchy),
     monitors: await createMonitorCgroup(hierarchy, config.runtime.monitorCgroup),
-    host,
     streams,
+    host: facts,
     deaths: new Deaths(),
     making: new Map(),
     stops: new Map(),
@@ -239,6 +241,21 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
       log.info({ reason: clean ? 'clean' : 'calls were cut off' }, 'Stopped daemon');
     },
   };
+}
+
+/** The profile of who asks for none, loaded. Without it containers run unconfined, as with other runtimes, and it is said once. */
+async function defaultAppArmor({ runtime }: Config, host: HostFacts, log: Log, signal: AbortSignal): Promise<Pick<HostFacts, 'apparmorDefault'>> {
+  const name = runtime.apparmorProfile;
+  if (!host.apparmor) return {};
+  if (name === '' || name === 'unconfined') return { apparmorDefault: 'unconfined' };
+  if (name === DEFAULT_PROFILE) {
+    const loaded = await loadDefaultProfile(signal);
+    if ('name' in loaded) return { apparmorDefault: loaded.name };
+    log.warn({ reason: loaded.problem }, 'Could not load AppArmor profile: containers run unconfined by it');
+    return {};
+  }
+  if (host.isProfileLoaded(name)) return { apparmorDefault: name };
+  throw new CriError('failedPrecondition', `runtime.apparmor_profile: "${name}" is not loaded on this node`);
 }
 
 async function makeDirectories({ root, runroot }: Config): Promise<Paths> {

@@ -1,9 +1,12 @@
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { sleep, withTimeout } from '#base/abort.ts';
-import { describeError } from '#base/errors.ts';
+import { writeFileAtomic } from '#base/atomic-file.ts';
+import { describeError, isErrno } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
 import type { Config } from './config.ts';
 import { createOciRuntime, type OciRuntime, type RuntimeFeatures } from './oci/runtime.ts';
+import { tryFeatures } from './oci/trial.ts';
 
 /** The configured OCI runtimes. */
 export interface Runtimes {
@@ -17,6 +20,7 @@ export interface Runtimes {
 /** A runtime that is slow must not hold up the start. Milliseconds. */
 const ASK_MS = 3_000;
 const ASK_AGAIN_MS = 10_000;
+const TRY_MS = 20_000;
 
 const UNKNOWN: RuntimeFeatures = { answered: false, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: false };
 
@@ -25,18 +29,21 @@ const UNKNOWN: RuntimeFeatures = { answered: false, userNamespaces: false, idmap
  * long as that is the default one, the node is not ready.
  */
 export async function openRuntimes(
-  { runtime }: Config,
+  config: Config,
   signal: AbortSignal,
   log: Log,
   background: (name: string, work: () => Promise<void>) => void,
 ): Promise<Runtimes> {
+  const { runtime } = config;
   const byName = new Map<string, OciRuntime>();
   const features = new Map<string, RuntimeFeatures>();
   const problems = new Map<string, string>();
   const ask = async (handler: string, oci: OciRuntime): Promise<void> => {
     try {
-      features.set(handler, await oci.features({ signal: withTimeout(signal, ASK_MS) }));
+      const told = await oci.features({ signal: withTimeout(signal, ASK_MS) });
+      features.set(handler, told);
       problems.delete(handler);
+      if (!told.answered) features.set(handler, await foundByTrial(config, oci, withTimeout(signal, TRY_MS), log));
     } catch (err) {
       if (!problems.has(handler)) log.warn({ err, handler }, 'Could not ask OCI runtime for its features');
       problems.set(handler, describeError(err));
@@ -67,4 +74,40 @@ export async function openRuntimes(
       return problem === undefined ? [] : [`runtime handler ${runtime.defaultRuntime}: ${problem}`];
     },
   };
+}
+
+/**
+ * What a handler can do that does not tell. Each program is tried once until the next reboot: a trial takes some 50 ms. A
+ * trial that fails leaves all false, which costs pods that need more, and no others.
+ */
+async function foundByTrial({ root, runroot, image }: Config, oci: OciRuntime, signal: AbortSignal, log: Log): Promise<RuntimeFeatures> {
+  const file = join(runroot, `features-${oci.handler}.json`);
+  try {
+    const { mtimeMs, size, ino } = await stat(oci.path);
+    const program = `${oci.path} ${ino} ${size} ${mtimeMs}`;
+    const known = await readKnown(file);
+    if (known?.program === program) return known.features;
+    const features = await tryFeatures(oci, { directory: join(root, `trial-${oci.handler}`), program: image.pauseBinary, signal });
+    await writeFileAtomic(file, JSON.stringify({ program, features } satisfies Known));
+    return features;
+  } catch (err) {
+    signal.throwIfAborted();
+    log.warn({ err, handler: oci.handler }, 'Could not try what OCI runtime can do');
+    return UNKNOWN;
+  }
+}
+
+interface Known {
+  /** Path, inode, size and time of change: another program was not tried yet. */
+  readonly program: string;
+  readonly features: RuntimeFeatures;
+}
+
+async function readKnown(file: string): Promise<Known | undefined> {
+  try {
+    return JSON.parse(await readFile(file, 'utf8')) as Known;
+  } catch (err) {
+    if (isErrno(err, 'ENOENT') || err instanceof SyntaxError) return undefined;
+    throw err;
+  }
 }

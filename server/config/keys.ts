@@ -16,6 +16,7 @@ import {
   sysctls,
   text,
   texts,
+  ulimits,
   type ValueType,
   words,
 } from './values.ts';
@@ -99,6 +100,8 @@ export const keys = {
     ),
     default_sysctls: key(sysctls, {}, 'name=value, set in every pod that has the namespace for it.'),
     default_env: key(environment, [], "NAME=value, below the image's and the pod's."),
+    default_ulimits: key(ulimits, [], "name=soft:hard, such as nofile=1024:4096, in every container. Unset ones are the daemon's own."),
+    apparmor_profile: key(text, 'berth-default', 'Of containers that ask for none. berth-default is loaded at start; another one has to be loaded.'),
     seccomp_profile: key(pathOrNothing, '', 'Profile behind RuntimeDefault. Empty: the built-in one.'),
     hooks_dir: key(
       paths,
@@ -159,6 +162,7 @@ export function handlerKeys(name: string) {
       doc: 'Where it keeps its state; below runroot unless set.',
     },
     privileged_without_host_devices: key(bool, false, "Privileged containers do not get the host's devices."),
+    allowed_annotations: key(texts, [], 'Annotations of pods and containers that it is given: names, or beginnings with *.'),
   };
 }
 

@@ -152,6 +152,31 @@ export const sysctls: ValueType<Readonly<Record<string, string>>> = {
   format: (value) => Object.entries(value).map(([name, setting]) => `${name}=${setting}`),
 };
 
+/** A resource limit as the OCI spec has it. */
+export interface Ulimit {
+  /** `RLIMIT_NOFILE` and its like. */
+  readonly type: string;
+  readonly soft: number;
+  readonly hard: number;
+}
+
+/** Source: setrlimit(2). */
+const RLIMITS = new Set('as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack'.split(' '));
+
+/** `name=soft:hard` or `name=both` items, as docker and its followers have them. */
+export const ulimits: ValueType<readonly Ulimit[]> = {
+  list: true,
+  parse: (items) =>
+    items.map((item) => {
+      const [, name = '', soft = '', hard = soft] = /^([a-z]+)=(\d+)(?::(\d+))?$/.exec(item) ?? refuse(item, 'is not name=soft:hard');
+      if (!RLIMITS.has(name)) refuse(item, `is none of ${[...RLIMITS].join(', ')}`);
+      if (Number(soft) > Number(hard)) refuse(item, 'has a soft limit above the hard one');
+      if (!Number.isSafeInteger(Number(hard))) refuse(item, 'is too large');
+      return { type: `RLIMIT_${name.toUpperCase()}`, soft: Number(soft), hard: Number(hard) };
+    }),
+  format: (value) => value.map(({ type, soft, hard }) => `${type.slice('RLIMIT_'.length).toLowerCase()}=${soft}:${hard}`),
+};
+
 /** Source: linux/capability.h up to 5.9, which added the last one. */
 const CAPABILITIES = new Set(
   (

@@ -10,6 +10,7 @@ import { containerCgroup } from '../oci/cgroup-path.ts';
 import { buildContainerSpec, type ContainerSpecInput, type ResolvedContainer, resolveContainer, type SandboxFacts } from '../oci/container-spec.ts';
 import { injectHooks } from '../oci/hooks.ts';
 import { hostId, userNamespaceOf } from '../oci/id-mapping.ts';
+import { asksForSelinux } from '../oci/lsm.ts';
 import { criSignal, stopSignalNumber } from '../oci/signal.ts';
 import type { ValidContainerConfig } from '../oci/validate.ts';
 import { type Parts, timed } from '../parts.ts';
@@ -171,6 +172,7 @@ async function writeSpec(
     cgroupsPath: containerCgroup(runtime.cgroupManager, sandbox.config.linux?.cgroup_parent ?? '', record.id).cgroupsPath,
     host: parts.host,
     defaults: runtime,
+    allowedAnnotations: runtime.runtimes[record.handler]?.allowedAnnotations ?? [],
     privilegedWithoutHostDevices: runtime.runtimes[record.handler]?.privilegedWithoutHostDevices ?? false,
     features: {
       recursiveReadOnly: parts.features.get(record.handler)?.recursiveReadOnlyMounts ?? false,
@@ -196,6 +198,8 @@ async function writeSpec(
     command: built.process.args[0] ?? '',
     hasBindMounts: config.mounts.length > 0,
   });
+  if (!parts.host.selinux && asksForSelinux(config.linux?.security_context?.selinux_options ?? null))
+    parts.once('selinux', { containerId: record.id }, 'Passed over SELinux labels, since the node has no SELinux');
   writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 }); // on a tmpfs: microseconds
   return { resolved };
 }

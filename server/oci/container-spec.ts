@@ -1,6 +1,7 @@
 import { posix } from 'node:path';
 import { CriError } from '#base/errors.ts';
 import { type ContainerConfig, NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
+import { allowedAnnotations } from './annotations.ts';
 import { resolveCapabilities } from './capabilities.ts';
 import { type CdiEdits, ownedByDefault, resolveCdi } from './cdi.ts';
 import { cgroupAnnotations } from './cgroup-path.ts';
@@ -17,7 +18,7 @@ import { clampOomScore } from './oom-score.ts';
 import { toOciResources } from './resources.ts';
 import { ensureDirectory, ensureVolumes, type ImageVolume, replaceEtcFile } from './rootfs.ts';
 import { loadSeccompProfile, seccompChoice } from './seccomp.ts';
-import type { OciLinux, OciMount, OciNamespace, OciProcess, OciResources, OciSpec, SeccompProfile } from './spec.ts';
+import type { OciLinux, OciMount, OciNamespace, OciProcess, OciResources, OciRlimit, OciSpec, SeccompProfile } from './spec.ts';
 import { type ResolvedUser, resolveUser } from './user.ts';
 
 /** What an image says about its process. */
@@ -62,6 +63,7 @@ export interface ContainerDefaults {
   readonly seccompProfile: string;
   /** 0 for none. */
   readonly pidsLimit: number;
+  readonly defaultUlimits: readonly OciRlimit[];
 }
 
 export interface ContainerSpecInput {
@@ -76,6 +78,8 @@ export interface ContainerSpecInput {
   readonly host: HostFacts;
   readonly defaults: ContainerDefaults;
   readonly privilegedWithoutHostDevices: boolean;
+  /** Of the pod's and the container's, those that the handler passes on; see `allowedAnnotations`. */
+  readonly allowedAnnotations: readonly string[];
   readonly features: MountFeatures;
   /** Host paths of the images that the request mounts, by the mount's place in the list. */
   readonly imageSources: ReadonlyMap<number, string>;
@@ -176,6 +180,11 @@ export function buildContainerSpec(input: ContainerSpecInput, resolved: Resolved
     noNewPrivileges: security?.no_new_privs ?? false,
     oomScoreAdj,
     ...(apparmor === undefined ? {} : { apparmorProfile: apparmor }),
+    ...(input.defaults.defaultUlimits.length === 0 ? {} : { rlimits: input.defaults.defaultUlimits }),
+  };
+  const annotations = {
+    ...allowedAnnotations({ ...input.sandbox.config.annotations, ...config.annotations }, input.allowedAnnotations),
+    ...cgroupAnnotations(input.cgroupsPath).annotations,
   };
   const spec: OciSpec = {
     ociVersion: '1.0.2',
@@ -184,8 +193,8 @@ export function buildContainerSpec(input: ContainerSpecInput, resolved: Resolved
     // Joined UTS namespaces have their name already; runtimes that are no containers (Kata, gVisor) learn it here.
     ...(input.sandbox.namespaces.uts === undefined ? {} : { hostname: input.sandbox.hostname }),
     mounts: containerMounts(input, resolved),
-    ...cgroupAnnotations(input.cgroupsPath),
     ...(resolved.cdi.hooks.length === 0 ? {} : { hooks: groupHooks(resolved.cdi.hooks) }),
+    ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
     linux: containerLinux(input, resolved),
   };
   return {

@@ -1,6 +1,7 @@
 import { access, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
+import { isProfileLoaded } from './apparmor.ts';
 import { CAPABILITIES } from './capabilities.ts';
 
 /** What this host and the daemon's own rights allow a container to have. Read once at start; none of it changes while the daemon runs. */
@@ -13,6 +14,9 @@ export interface HostFacts {
   readonly canLowerOomScore: boolean;
   readonly seccomp: boolean;
   readonly apparmor: boolean;
+  /** The profile of who asks for none; absent until it is loaded. */
+  readonly apparmorDefault?: string;
+  readonly isProfileLoaded: (name: string) => boolean;
   readonly selinux: boolean;
   readonly cgroupV2: boolean;
   /** As the CRI writes them (`2MB`, `1GB`); empty where the hugetlb controller is missing. */
@@ -44,6 +48,7 @@ export async function readHostFacts(root = '/'): Promise<HostFacts> {
     canLowerOomScore: capabilities.includes('CAP_SYS_RESOURCE'),
     seccomp: /^Seccomp:/m.test(status),
     apparmor: (await readText(join(root, 'sys/module/apparmor/parameters/enabled'))).trim() === 'Y',
+    isProfileLoaded: (name) => isProfileLoaded(name),
     selinux: await exists(join(root, 'sys/fs/selinux/enforce')),
     cgroupV2,
     hugepageSizes: await readHugepageSizes(root, cgroupV2),

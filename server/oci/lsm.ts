@@ -8,21 +8,31 @@ interface AppArmorRequest {
   readonly apparmor_profile?: string;
 }
 
+/** The part of the host's facts that AppArmor depends on. */
+export type AppArmorFacts = Pick<HostFacts, 'apparmor' | 'apparmorDefault' | 'isProfileLoaded'>;
+
 /**
- * The AppArmor profile of a process, `undefined` for none. The message wins over the deprecated string. There is no
- * profile of Berth's own yet, so RuntimeDefault confines no further than unset does.
- * @throws {CriError} `invalidArgument` naming the field, also when a loaded profile is asked for and the kernel has no AppArmor.
+ * The AppArmor profile of a process, `undefined` for none. The message wins over the deprecated string; unset means the
+ * runtime's default, as RuntimeDefault does.
+ * @throws {CriError} `invalidArgument` naming the field, also for a profile that is not loaded, and on a kernel without AppArmor.
  */
-export function appArmorProfile(field: string, request: AppArmorRequest | null, host: Pick<HostFacts, 'apparmor'>): string | undefined {
+export function appArmorProfile(field: string, request: AppArmorRequest | null, host: AppArmorFacts): string | undefined {
   const wanted = wantedProfile(field, request);
-  if (host.apparmor || wanted === undefined || wanted === 'unconfined') return host.apparmor ? wanted : undefined;
-  throw invalidField(`${field}.apparmor`, wanted, 'needs AppArmor, which this host does not have enabled');
+  if (wanted === undefined) return host.apparmorDefault;
+  if (wanted === 'unconfined') return host.apparmor ? wanted : undefined;
+  if (!host.apparmor) throw invalidField(`${field}.apparmor`, wanted, 'needs AppArmor, which this host does not have enabled');
+  if (!host.isProfileLoaded(wanted)) throw invalidField(`${field}.apparmor`, wanted, 'is not loaded on this node');
+  return wanted;
 }
 
 /** @throws {CriError} `unimplemented` on a host with SELinux. Elsewhere labels mean nothing and are passed over. */
 export function validateSelinux(field: string, options: SELinuxOption | null, host: Pick<HostFacts, 'selinux'>): void {
-  if (options === null || !host.selinux || Object.values(options).every((part) => part === '')) return;
+  if (!asksForSelinux(options) || !host.selinux) return;
   throw new CriError('unimplemented', `${field}.selinux_options: SELinux labels are not supported by this version`);
+}
+
+export function asksForSelinux(options: SELinuxOption | null): boolean {
+  return options !== null && Object.values(options).some((part) => part !== '');
 }
 
 function wantedProfile(field: string, request: AppArmorRequest | null): string | undefined {

@@ -40,6 +40,14 @@ export interface OciProcess {
   readonly noNewPrivileges: boolean;
   readonly oomScoreAdj: number;
   readonly apparmorProfile?: string;
+  readonly rlimits?: readonly OciRlimit[];
+}
+
+/** `RLIMIT_NOFILE` and its like. */
+export interface OciRlimit {
+  readonly type: string;
+  readonly hard: number;
+  readonly soft: number;
 }
 
 export interface OciUser {

@@ -152,10 +152,15 @@ test('parseConfig() refuses a machine without a runtime and without conmon', () 
 
 test('parseConfig() adds configured handlers to the built-in ones, and refuses those without a program', () => {
   const host = hostWith('/bin/crun', '/bin/conmon', '/bin/youki');
-  const { runtimes } = parse('[runtime.runtimes.youki]\nprivileged_without_host_devices = true', host).runtime;
+  const { runtimes } = parse('[runtime.runtimes.youki]\nprivileged_without_host_devices = true\nallowed_annotations = run.oci.*, a/b', host).runtime;
   expect(runtimes).toEqual({
-    crun: { runtimePath: '/bin/crun', runtimeRoot: '/run/berth/runtimes/crun', privilegedWithoutHostDevices: false },
-    youki: { runtimePath: '/bin/youki', runtimeRoot: '/run/berth/runtimes/youki', privilegedWithoutHostDevices: true },
+    crun: { runtimePath: '/bin/crun', runtimeRoot: '/run/berth/runtimes/crun', privilegedWithoutHostDevices: false, allowedAnnotations: [] },
+    youki: {
+      runtimePath: '/bin/youki',
+      runtimeRoot: '/run/berth/runtimes/youki',
+      privilegedWithoutHostDevices: true,
+      allowedAnnotations: ['run.oci.*', 'a/b'],
+    },
   });
   expect(problemsOf(() => parse('[runtime]\ndefault_runtime = runc\n[runtime.runtimes.kata]\n[runtime.runtimes.runc]\nruntime_path = /nowhere', host))).toEqual(
     [
@@ -163,6 +168,16 @@ test('parseConfig() adds configured handlers to the built-in ones, and refuses t
       '/c:5: [runtime.runtimes.runc] runtime_path: /nowhere is not an executable file',
     ],
   );
+});
+
+test('parseConfig() reads default_ulimits as docker writes them', () => {
+  expect(parse('[runtime]\ndefault_ulimits = nofile=1024:4096, core=0').runtime.defaultUlimits).toEqual([
+    { type: 'RLIMIT_NOFILE', soft: 1024, hard: 4096 },
+    { type: 'RLIMIT_CORE', soft: 0, hard: 0 },
+  ]);
+  expect(problemsOf(() => parse('[runtime]\ndefault_ulimits = nofiles=1, nofile=2:1, nofile'))).toEqual([
+    expect.stringContaining('[runtime] default_ulimits: "nofiles=1" is none of as, core'),
+  ]);
 });
 
 test('parseConfig() refuses a default runtime that is no handler', () => {
