@@ -1,9 +1,9 @@
 import { basename } from 'node:path';
+import { DirectoryWatch } from '#base/directory-watch.ts';
 import type { Log } from '#base/log.ts';
 import type { NetworkConf } from './conf.ts';
 import { findPlugin, type Inventory, type Network, takeInventory } from './load.ts';
 import type { PluginVersions } from './versions.ts';
-import { DirectoryWatch } from './watch.ts';
 
 export interface NetworksOptions {
   readonly networkDir: string;

@@ -128,6 +128,8 @@ export type FailureKind =
   | 'corrupt'
   /** Understood, and not done here. */
   | 'refused'
+  /** Not let in by the signature policy. */
+  | 'policy'
   | 'noSpace'
   | 'needsLower'
   | 'cancelled'

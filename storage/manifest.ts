@@ -109,7 +109,8 @@ function choose(index: Record<string, unknown>, platform: Platform, name: string
   throw new CriError('notFound', `image ${name} is not for ${formatPlatform(platform)}: its index offers ${[...new Set(offered)].join(', ') || 'no platform'}`);
 }
 
-function parseDescriptor(value: Record<string, unknown>, what: string): Descriptor {
+/** @throws {CriError} `invalidArgument` naming `what` and its bad part. */
+export function parseDescriptor(value: Record<string, unknown>, what: string): Descriptor {
   const size = value.size;
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) throw new CriError('invalidArgument', `size of ${what} is ${quote(size)}`);
   return { digest: parseDigest(value.digest, what), sizeBytes: size };

@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto';
 import { CriError, describeError, isErrno } from '#base/errors.ts';
-import { callCredentials, loadAuthFile, type RegistryAuth } from './auth.ts';
+import type { RegistryAccess } from './access.ts';
+import { verifyImage } from './admission.ts';
+import type { RegistryAuth } from './auth.ts';
 import { Blobs } from './blobs.ts';
 import type { ChildPool } from './child-pool.ts';
 import type { Digest } from './digest.ts';
@@ -12,7 +14,6 @@ import { type FailureKind, JobError, type ManifestJob, type ManifestResult, type
 import { type Descriptor, hostPlatform, type ImageManifest, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, parseManifest } from './manifest.ts';
 import { describeProgress, type PullProgress, PullTracker } from './progress.ts';
 import { formatReference, type ImageReference, parseReference, repositoryName, taggedName } from './reference.ts';
-import type { RegistriesConf } from './registries-conf.ts';
 import type { Staging } from './staging.ts';
 
 /** The kubelet may give up and ask again: work that nobody waits for goes on for so long. */
@@ -24,11 +25,9 @@ export interface PullDeps extends InstallDeps {
   readonly staging: Staging;
   readonly downloads: Downloads;
   readonly fetchers: ChildPool;
-  readonly globalAuthFile: string;
   readonly progressTimeoutMs: number;
   readonly maxParallelDownloads: number;
-  /** Reads registries.conf as it is now. */
-  registries(): Promise<RegistriesConf>;
+  readonly access: RegistryAccess;
   readonly observe: PullObserver;
 }
 
@@ -50,6 +49,8 @@ export interface PullRequest {
   readonly auth: RegistryAuth | undefined;
   /** The runtime handler that the image is for; empty for the default. */
   readonly handler: string;
+  /** File of the signature policy; empty for the system's. */
+  readonly policy: string;
 }
 
 /** Pulls images. Equal pulls are one piece of work; equal blobs are fetched once, whoever wants them. */
@@ -86,20 +87,21 @@ export class Puller implements AsyncDisposable {
   /**
    * Brings an image into the store.
    * @throws {CriError} `invalidArgument` for a bad reference or an image that cannot run here, `notFound`, `resourceExhausted`
-   * for a full disk, and `unknown` with `RegistryUnavailable: ` in front, which the kubelet knows.
+   * for a full disk, and `unknown` with `RegistryUnavailable: ` or `SignatureValidationFailed: ` in front, which the kubelet
+   * knows.
    */
   pull(request: PullRequest, signal: AbortSignal): Promise<Image> {
     const key = keyOf(request);
     return this.#pulls.join(key, (shared) => this.#tracked(key, request, shared), { signal, graceMs: GRACE_MS });
   }
 
-  async #tracked(key: string, { reference, auth }: PullRequest, signal: AbortSignal): Promise<Image> {
+  async #tracked(key: string, request: PullRequest, signal: AbortSignal): Promise<Image> {
     const started = performance.now();
-    const tracker = new PullTracker(reference, (digest) => this.#blobs.progress(digest));
+    const tracker = new PullTracker(request.reference, (digest) => this.#blobs.progress(digest));
     this.#trackers.set(key, tracker);
     const ended = (outcome: PullOutcome): void => this.#deps.observe.pulled(outcome, (performance.now() - started) / 1_000);
     try {
-      const image = await this.#anyCandidate(parseReference(reference), auth, tracker, signal);
+      const image = await this.#anyCandidate(request, tracker, signal);
       ended('success');
       return image;
     } catch (err) {
@@ -110,13 +112,12 @@ export class Puller implements AsyncDisposable {
     }
   }
 
-  async #anyCandidate(reference: ImageReference, auth: RegistryAuth | undefined, tracker: PullTracker, signal: AbortSignal): Promise<Image> {
-    const conf = await this.#deps.registries();
-    const candidates = conf.resolve(reference);
+  async #anyCandidate(request: PullRequest, tracker: PullTracker, signal: AbortSignal): Promise<Image> {
+    const candidates = await this.#deps.access.resolve(parseReference(request.reference));
     const failures: CriError[] = [];
     for (const candidate of candidates) {
       try {
-        return await this.#one(candidate, conf, auth, tracker, signal);
+        return await this.#one(candidate, request, tracker, signal);
       } catch (err) {
         signal.throwIfAborted();
         const failure = withProgress(toCriError(err, `pull ${formatReference(candidate)}`, this.#deps.root), tracker.view(0));
@@ -126,14 +127,21 @@ export class Puller implements AsyncDisposable {
         failures.push(failure);
       }
     }
-    const kind = failures.every((failure) => failure.kind === 'notFound') ? 'notFound' : 'unknown';
-    throw new CriError(kind, failures.map(({ message }) => message).join('; '));
+    throw joinFailures(failures);
   }
 
-  async #one(reference: ImageReference, conf: RegistriesConf, auth: RegistryAuth | undefined, tracker: PullTracker, signal: AbortSignal): Promise<Image> {
+  async #one(reference: ImageReference, { auth, policy }: PullRequest, tracker: PullTracker, signal: AbortSignal): Promise<Image> {
     const name = formatReference(reference);
-    const targets = await this.#targets(reference, conf, auth);
-    const { manifest, top, from } = await this.#manifest(targets, reference, name, signal);
+    const targets = await this.#deps.access.targets(reference, auth);
+    const { manifest, top, own, from } = await this.#manifest(targets, reference, name, signal);
+    // At each pull, of what is in the store already as well: the policy may be another than last time.
+    await verifyImage({
+      reference,
+      policy: await this.#deps.access.policy(policy),
+      digests: own === top ? [top] : [own, top],
+      fetchManifest: (tag) => this.#fetchManifest(from, { reference: tag }, signal),
+      fetchText: (blob) => this.#blobs.text(from, blob, signal),
+    });
     const configText = await this.#config(from, manifest.config, name, signal);
     tracker.begin(manifest.layers, from[0]?.host ?? '');
     const source: ImageSource = {
@@ -149,40 +157,30 @@ export class Puller implements AsyncDisposable {
   }
 
   /**
-   * Where to fetch from, and what to show there. Credentials of the call are for the registry in the reference, wherever
-   * its location is; a mirror is somebody else, and gets what the node's own file has for it.
+   * The image's manifest, through an index where there is one. `top` is the digest of what the name stands for, `own` that of
+   * the manifest; `from` has the target that answered first in line.
    */
-  async #targets(reference: ImageReference, conf: RegistriesConf, auth: RegistryAuth | undefined): Promise<Target[]> {
-    const file = await loadAuthFile(this.#deps.globalAuthFile);
-    const given = callCredentials(auth, reference.registry);
-    return conf.endpoints(reference).map((endpoint) => {
-      if (!endpoint.mirror && given.kind !== 'none') return { ...endpoint, credentials: given };
-      const atEndpoint = file.find(endpoint.host, endpoint.repository);
-      const isOwn = endpoint.mirror || atEndpoint.kind !== 'none';
-      return { ...endpoint, credentials: isOwn ? atEndpoint : file.find(reference.registry, reference.repository) };
-    });
-  }
-
-  /** The image's manifest, through an index where there is one. `from` has the target that answered first in line. */
   async #manifest(
     targets: readonly Target[],
     reference: ImageReference,
     name: string,
     signal: AbortSignal,
-  ): Promise<{ manifest: ImageManifest; top: Digest; from: readonly Target[] }> {
-    const fetch = (from: readonly Target[], which: Pick<ManifestJob, 'reference' | 'sizeBytes'>): Promise<ManifestResult> =>
-      this.#deps.fetchers.run({ op: 'manifest', targets: from, ...which, idleMs: this.#deps.progressTimeoutMs } satisfies ManifestJob, signal);
-    let found = await fetch(targets, { reference: reference.digest ?? reference.tag ?? 'latest' });
+  ): Promise<{ manifest: ImageManifest; top: Digest; own: Digest; from: readonly Target[] }> {
+    let found = await this.#fetchManifest(targets, { reference: reference.digest ?? reference.tag ?? 'latest' }, signal);
     const top = found.digest;
     const first = targets[found.target];
     const from = first === undefined ? targets : [first, ...targets.filter((target) => target !== first)];
     for (let depth = 0; depth <= MAX_INDEX_DEPTH; depth += 1) {
       const parsed = parseManifest(found.text, found.contentType, hostPlatform(), name);
-      if ('image' in parsed) return { manifest: parsed.image, top, from };
+      if ('image' in parsed) return { manifest: parsed.image, top, own: found.digest, from };
       if (parsed.next.sizeBytes > MAX_MANIFEST_BYTES) break;
-      found = await fetch(from, { reference: parsed.next.digest, sizeBytes: parsed.next.sizeBytes });
+      found = await this.#fetchManifest(from, { reference: parsed.next.digest, sizeBytes: parsed.next.sizeBytes }, signal);
     }
     throw new CriError('invalidArgument', `image ${name} has an index that leads to no manifest`);
+  }
+
+  #fetchManifest(from: readonly Target[], which: Pick<ManifestJob, 'reference' | 'sizeBytes'>, signal: AbortSignal): Promise<ManifestResult> {
+    return this.#deps.fetchers.run({ op: 'manifest', targets: from, ...which, idleMs: this.#deps.progressTimeoutMs } satisfies ManifestJob, signal);
   }
 
   async #config(targets: readonly Target[], config: Descriptor, name: string, signal: AbortSignal): Promise<string> {
@@ -207,11 +205,11 @@ export class Puller implements AsyncDisposable {
 }
 
 /** Digested, since it holds credentials. The platform is always this machine's. */
-function keyOf({ reference, auth, handler }: PullRequest): string {
+function keyOf({ reference, auth, handler, policy }: PullRequest): string {
   const { qualified } = parseReference(reference);
   const name = formatReference(parseReference(reference));
   return createHash('sha256')
-    .update(JSON.stringify([name, qualified, handler, auth ?? null]))
+    .update(JSON.stringify([name, qualified, handler, policy, auth ?? null]))
     .digest('hex');
 }
 
@@ -227,6 +225,17 @@ function kindOf(err: unknown): PullOutcome {
   if (!(cause instanceof CriError)) return isErrno(cause, 'ENOSPC', 'EDQUOT') ? 'noSpace' : 'other';
   if (cause.kind === 'notFound') return 'notFound';
   return cause.kind === 'invalidArgument' ? 'refused' : 'other';
+}
+
+/** What the kubelet recognises, and nothing else, at the beginning of a message of the kind `unknown`. */
+const KNOWN_FAILURES = /^(RegistryUnavailable|SignatureValidationFailed): /;
+
+/** Of several names that were tried for a short one. A known word stays in front when it is true of all of them. */
+function joinFailures(failures: readonly CriError[]): CriError {
+  const text = failures.map(({ message }) => message.replace(KNOWN_FAILURES, '')).join('; ');
+  if (failures.every(({ kind }) => kind === 'notFound')) return new CriError('notFound', text);
+  const words = new Set(failures.map(({ message }) => KNOWN_FAILURES.exec(message)?.[0] ?? ''));
+  return new CriError('unknown', `${words.size === 1 ? [...words].join('') : ''}${text}`);
 }
 
 /** A failure as the caller is told. The children's messages hold no credential. */

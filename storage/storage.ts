@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { CriError } from '#base/errors.ts';
 import { Locks } from '#base/lock.ts';
 import type { Log } from '#base/log.ts';
+import { type AccessFiles, RegistryAccess } from './access.ts';
 import { withArchive } from './archive.ts';
 import type { RegistryAuth } from './auth.ts';
 import { CERTIFICATE_DIRECTORIES } from './certs.ts';
@@ -22,8 +23,6 @@ import { createWritable, measureTree, mountReadOnly, mountWritable, unmount, wri
 import type { PullProgress } from './progress.ts';
 import { Puller, type PullObserver, type PullRequest, toCriError } from './pull.ts';
 import { type ImageReference, parseReference, repositoryName } from './reference.ts';
-import { RegistriesConf } from './registries-conf.ts';
-import { loadRegistriesConf } from './registries-file.ts';
 import { Staging } from './staging.ts';
 import { Trash } from './trash.ts';
 
@@ -38,14 +37,10 @@ export { describeProgress } from './progress.ts';
 export { proxyVariables } from './proxy.ts';
 export type { PullObserver, PullOutcome } from './pull.ts';
 
-export interface StorageOptions {
+export interface StorageOptions extends AccessFiles {
   /** Everything lies below it, on one file system. */
   readonly root: string;
   readonly log: Log;
-  /** Read at each pull, with its drop-ins in `<path>.d`; may be missing. */
-  readonly registriesConf: string;
-  /** An `auth.json` for pulls that bring no credentials; empty for none. Read at each pull. */
-  readonly globalAuthFile: string;
   /** Layers that are downloaded at once, of all pulls together. */
   readonly maxParallelDownloads: number;
   /** A connection that receives no byte for so long ends its pull. */
@@ -76,6 +71,8 @@ export interface PullOptions {
   readonly auth?: RegistryAuth;
   /** The runtime handler that the image is for; empty for the default. */
   readonly handler?: string;
+  /** Of the pod that wants it, for its signature policy. */
+  readonly namespace?: string;
 }
 
 /** One for each core of a small node. */
@@ -108,22 +105,22 @@ export class Storage implements AsyncDisposable {
   readonly #fetchers: ChildPool;
   readonly #downloads: Downloads;
   readonly #puller: Puller;
-  #registries = RegistriesConf.empty();
+  readonly #access: RegistryAccess;
   #sweeping: NodeJS.Timeout | undefined;
 
-  private constructor(options: StorageOptions, parts: { deps: StorageDeps; fetchers: ChildPool; downloads: Downloads }) {
+  private constructor(options: StorageOptions, parts: { deps: StorageDeps; fetchers: ChildPool; downloads: Downloads; access: RegistryAccess }) {
     this.#options = options;
     this.#deps = parts.deps;
     this.#fetchers = parts.fetchers;
     this.#downloads = parts.downloads;
+    this.#access = parts.access;
     this.#puller = new Puller({
       ...parts.deps,
       fetchers: parts.fetchers,
       downloads: parts.downloads,
       maxParallelDownloads: options.maxParallelDownloads,
-      globalAuthFile: options.globalAuthFile,
+      access: parts.access,
       progressTimeoutMs: options.pullProgressTimeoutMs,
-      registries: () => this.#readRegistries(),
       observe: options.observe ?? { received: () => {}, pulled: () => {} },
     });
   }
@@ -160,18 +157,16 @@ export class Storage implements AsyncDisposable {
     const images = await ImageStore.open(root, { pins: options.pinnedImages, hasLayer: (chainId) => layers.has(chainId), log });
     await layers.sweep(() => images.usedLayers());
     const deps = { root, log, layers, images, staging, unpackers, checkers, trash, limits, locks: new Locks() };
-    const storage = new Storage(options, { deps, fetchers, downloads });
-    await storage.#readRegistries().catch((err: unknown) => log.warn({ err, path: options.registriesConf }, 'Could not read registries.conf'));
-    return storage;
+    return new Storage(options, { deps, fetchers, downloads, access: await RegistryAccess.open(options, log) });
   }
 
   /**
    * Brings an image here by its name; see `Puller.pull` for the failures. Equal pulls under way are joined: those of one
-   * reference with the same credentials for the same runtime handler.
+   * reference with the same credentials for the same runtime handler, under the same signature policy.
    */
   async pull(reference: string, { signal, ...options }: PullOptions & { readonly signal: AbortSignal }): Promise<Image> {
     try {
-      return await this.#puller.pull(pullRequest(reference, options), signal);
+      return await this.#puller.pull(this.#request(reference, options), signal);
     } catch (err) {
       this.#sweepLater();
       throw err;
@@ -185,7 +180,7 @@ export class Storage implements AsyncDisposable {
 
   /** How far one pull has come: `undefined` when it is not in flight. */
   pullProgress(reference: string, options: PullOptions): PullProgress | undefined {
-    return this.#puller.progressOf(pullRequest(reference, options));
+    return this.#puller.progressOf(this.#request(reference, options));
   }
 
   /** Brings in the images of a docker archive, an OCI archive or an OCI layout directory. `name` names a single one. */
@@ -312,6 +307,7 @@ export class Storage implements AsyncDisposable {
   /** Ends pulls and children. What they had half made goes at the next start, if not at once. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#sweeping);
+    this.#access[Symbol.dispose]();
     await this.#puller[Symbol.asyncDispose]();
     this.#downloads[Symbol.dispose]();
     await this.#deps.layers[Symbol.asyncDispose]();
@@ -329,16 +325,15 @@ export class Storage implements AsyncDisposable {
 
   #namesOf(text: string): ImageReference[] {
     try {
-      return this.#registries.candidates(parseReference(text));
+      return this.#access.conf.candidates(parseReference(text));
     } catch (err) {
       if (err instanceof CriError) return []; // no name of any image
       throw err;
     }
   }
 
-  async #readRegistries(): Promise<RegistriesConf> {
-    this.#registries = await loadRegistriesConf(this.#options.registriesConf);
-    return this.#registries;
+  #request(reference: string, { auth, handler = '', namespace = '' }: PullOptions): PullRequest {
+    return { reference, auth, handler, policy: this.#access.policyPath(namespace) };
   }
 
   #sweepLater(): void {
@@ -348,8 +343,4 @@ export class Storage implements AsyncDisposable {
       layers.sweep(() => images.usedLayers()).catch((err: unknown) => log.warn({ err }, 'Could not free layers'));
     }, UNUSED_LAYERS_MS).unref();
   }
-}
-
-function pullRequest(reference: string, { auth, handler = '' }: PullOptions): PullRequest {
-  return { reference, auth, handler };
 }

@@ -64,6 +64,7 @@ const PULL_FAILURES: Readonly<Record<PullFailure, string>> = {
   unauthorised: 'unauthorised',
   corrupt: 'corrupt',
   refused: 'refused',
+  policy: 'policy',
   noSpace: 'no_space',
   other: 'other',
 };

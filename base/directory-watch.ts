@@ -1,6 +1,6 @@
 import { type FSWatcher, statSync, watch } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
-import type { Log } from '#base/log.ts';
+import type { Log } from './log.ts';
 
 interface Armed {
   /** The directory watched: the wanted one or, while that is not there, the nearest above it. */
@@ -101,7 +101,7 @@ export class DirectoryWatch implements Disposable {
   #warn(path: string, err: unknown): void {
     if (this.#warned) return;
     this.#warned = true;
-    this.#log.warn({ path, err }, 'Could not watch directory of CNI files and looks every few seconds instead');
+    this.#log.warn({ path, err }, 'Could not watch directory and looks every few seconds instead');
   }
 }
 
