@@ -21,14 +21,21 @@ export interface Registry extends AsyncDisposable {
   readonly address: string;
 }
 
+/** A registry that holds more than the conformance images, and is kept apart for that. */
+export interface MoreContent {
+  readonly name: string;
+  fill(address: string): Promise<void>;
+}
+
 /** Starts Debian's docker-registry on a free port of the loopback, filled with the conformance images. */
-export async function startRegistry(): Promise<Registry> {
+export async function startRegistry(more?: MoreContent): Promise<Registry> {
   const images = await conformanceImages();
-  const data = join(CACHE, 'registry');
+  const data = join(CACHE, more === undefined ? 'registry' : `registry-${more.name}`);
   if (!existsSync(data)) {
     await makeOnce(data, async (directory) => {
       await using filling = await serve(directory);
       await run(join(FIXTURES, 'push.sh'), [images, filling.address], { signal: AbortSignal.timeout(120_000) });
+      await more?.fill(filling.address);
     });
   }
   return serve(data);
