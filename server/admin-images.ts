@@ -5,16 +5,7 @@ import { text } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { CriError, invalidField } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
-import {
-  authFor,
-  type CheckFinding,
-  type CheckOptions,
-  type CheckSummary,
-  type Image,
-  type PullProgress,
-  type RegistryAuth,
-  type Storage,
-} from '../storage/storage.ts';
+import { authFor, type CheckFinding, type CheckSummary, type Image, type PullProgress, type RegistryAuth, type Storage } from '../storage/storage.ts';
 import type { AdminCall, AdminRoute } from './admin.ts';
 import { removeImageNamed } from './rpc/image.ts';
 
@@ -68,12 +59,8 @@ export interface CheckAnswer {
   readonly summary: CheckSummary;
 }
 
-interface Checker {
-  check?(options: CheckOptions, onFinding: (finding: CheckFinding) => void): Promise<CheckSummary>;
-}
-
 export interface ImageRoutesDeps {
-  readonly storage: Pick<Storage, 'images' | 'pulls' | 'pullProgress' | 'pull' | 'load' | 'find' | 'remove'> & Checker;
+  readonly storage: Pick<Storage, 'images' | 'pulls' | 'pullProgress' | 'pull' | 'load' | 'find' | 'remove' | 'check'>;
   /** Archives are received below it, and taken away again. */
   readonly stagingDir: string;
   readonly log: Log;
@@ -105,7 +92,6 @@ export function imageRoutes(deps: ImageRoutesDeps): AdminRoute[] {
       path: '/images/check',
       answer: async ({ url, signal, tell }) => {
         const options = { full: isSet(url, 'full'), repair: isSet(url, 'repair'), signal };
-        if (storage.check === undefined) throw new CriError('unimplemented', 'images cannot be checked yet');
         return { summary: await storage.check(options, (finding) => tell({ finding } satisfies FindingLine)) } satisfies CheckAnswer;
       },
     },
