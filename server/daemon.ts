@@ -68,7 +68,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   const life = new AbortController();
   const background = new Background(log, life.signal);
   const paths = await makeDirectories(config);
-  stack.use(await holdRoot(config.root));
+  const held = stack.use(await holdRoot(config.root));
   const metrics = stack.use(createMetrics({ version: VERSION }));
   const problems = new Map<string, string>();
   stack.use(shareNetnsDirectory({ namespacesDir: config.runtime.namespacesDir, runroot: config.runroot, log }));
@@ -223,6 +223,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   const socket = await listen(server, config.api.listen, log);
   log.info({ path: config.api.listen, durationMs: Math.round(performance.now() - startedMs) }, 'Started daemon');
 
+  if (!held.stoppedCleanly) background.start('check the image store', () => checkQuickly(storage, life.signal));
   const rest = stack.move();
   return {
     closed: new Promise(() => {}),
@@ -258,6 +259,15 @@ async function defaultAppArmor({ runtime }: Config, host: HostFacts, log: Log, s
   throw new CriError('failedPrecondition', `runtime.apparmor_profile: "${name}" is not loaded on this node`);
 }
 
+/** After an end that nobody planned, which a power cut may have been; in the background, at the lowest priority. */
+async function checkQuickly(storage: Storage, signal: AbortSignal): Promise<void> {
+  try {
+    await storage.check({ full: false, repair: false, signal }, () => {}); // logged and counted there
+  } catch (err) {
+    if (!signal.aborted) throw err;
+  }
+}
+
 async function makeDirectories({ root, runroot }: Config): Promise<Paths> {
   const bundles = join(runroot, 'bundles');
   const paths: Paths = {
@@ -284,7 +294,11 @@ function openStorage(config: Config, log: Log, metrics: Metrics, usedBy: (image:
     pullProgressTimeoutMs,
     pinnedImages: pauseImage === '' ? pinnedImages : [...pinnedImages, pauseImage],
     usedBy,
-    observe: { received: (bytes) => metrics.countPullBytes(bytes), pulled: (outcome, seconds) => metrics.observePull(outcome, seconds) },
+    observe: {
+      received: (bytes) => metrics.countPullBytes(bytes),
+      pulled: (outcome, seconds) => metrics.observePull(outcome, seconds),
+      found: (kind) => metrics.countStoreFinding(kind),
+    },
   });
 }
 

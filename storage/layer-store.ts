@@ -130,16 +130,17 @@ export class LayerStore implements AsyncDisposable {
     return this.#layers.has(chainId) || this.#leaving.has(chainId) || this.#flights.has(chainId);
   }
 
-  /** Compares a layer with what was unpacked, in a child of `checkers`; it is not freed meanwhile. `undefined` for one that has gone. */
+  /** Compares a layer with what was unpacked, in a child of `checkers`. `undefined` for one that goes meanwhile: it may. */
   async verify(chainId: ChainId, { checkers, full, signal }: { checkers: ChildPool; full: boolean; signal: AbortSignal }): Promise<VerifyResult | undefined> {
     const record = this.#layers.get(chainId);
     if (record === undefined) return undefined;
-    using _held = this.hold([chainId]);
-    if ((await readRecord(join(this.#root, 'layers', hexOf(chainId)))) === undefined) {
-      return { problem: { kind: 'damaged', message: `its ${RECORD} cannot be used` }, count: 1 };
-    }
-    const list = join(this.#root, 'layers', hexOf(chainId), LIST);
-    return checkers.run<VerifyResult>({ op: 'verify', dir: this.#diff(chainId), list, seal: record.seal, full } satisfies VerifyJob, signal);
+    const path = join(this.#root, 'layers', hexOf(chainId));
+    const job: VerifyJob = { op: 'verify', dir: join(path, 'diff'), list: join(path, LIST), seal: record.seal, full };
+    const result: VerifyResult =
+      (await readRecord(path)) === undefined
+        ? { problem: { kind: 'damaged', message: `its ${RECORD} cannot be used` }, count: 1 }
+        : await checkers.run<VerifyResult>(job, signal);
+    return this.#layers.get(chainId) === record ? result : undefined;
   }
 
   /** Why a layer cannot be taken away now; `undefined` when it can. */

@@ -58,7 +58,7 @@ export interface StorageOptions extends AccessFiles {
   usedBy?(image: ImageId): string | undefined;
   /** What a single layer may come to. Default 256 GiB and 20 million files: no image comes near, a bomb ends there. */
   readonly limits?: UnpackLimits;
-  readonly observe?: PullObserver;
+  readonly observe?: PullObserver & { found?(kind: CheckFinding['kind']): void };
 }
 
 /** What a directory or the whole store takes on disk. */
@@ -233,8 +233,20 @@ export class Storage implements AsyncDisposable {
    * Looks for what is missing, altered or orphaned; the store goes on being used. `onFinding` is told of each as it is found.
    * What a repair would cost images that somebody uses is left, and said.
    */
-  check(options: CheckOptions, onFinding: (finding: CheckFinding) => void): Promise<CheckSummary> {
-    return checkStore({ ...this.#deps, usedBy: (image) => this.#options.usedBy?.(image) }, options, onFinding);
+  async check(options: CheckOptions, onFinding: (finding: CheckFinding) => void): Promise<CheckSummary> {
+    const { log, observe, usedBy } = this.#options;
+    const started = performance.now();
+    const summary = await checkStore({ ...this.#deps, usedBy: (image) => usedBy?.(image) }, options, (finding) => {
+      const { kind, what, id, message, images, repaired } = finding;
+      log.warn(
+        { path: id, image: images.join(' '), reason: `${kind} ${what}: ${message}`, step: repaired ? 'repaired' : 'found' },
+        'Found damage in the image store',
+      );
+      observe?.found?.(kind);
+      onFinding(finding);
+    });
+    log.info({ count: summary.findings, durationMs: Math.round(performance.now() - started) }, 'Checked the image store');
+    return summary;
   }
 
   /** What images take on disk: a sum of what was counted when they were unpacked. `mountpoint` is the store's root. */

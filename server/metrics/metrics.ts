@@ -49,6 +49,8 @@ export interface Metrics extends Disposable {
     seconds: number,
   ): void;
   countOom(): void;
+  /** A check of the image store has found something wrong. */
+  countStoreFinding(kind: StoreFindingKind): void;
   /** A pod could not be taken off its network; it is tried again. */
   countDetachFailure(): void;
   /** From then on the gauges are asked of the daemon at every scrape. */
@@ -68,6 +70,10 @@ const PULL_FAILURES: Readonly<Record<PullFailure, string>> = {
   noSpace: 'no_space',
   other: 'other',
 };
+
+const STORE_FINDING_KINDS = ['missing', 'altered', 'damaged', 'orphaned'] as const;
+
+export type StoreFindingKind = (typeof STORE_FINDING_KINDS)[number];
 
 const RPC_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
 const STAGE_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60];
@@ -117,6 +123,13 @@ export function createMetrics({ version }: { readonly version: string }): Metric
   const pullBytes = new Counter({ name: 'berth_image_pull_bytes_total', help: 'Bytes received from registries.', registers });
   const ooms = new Counter({ name: 'berth_container_oom_total', help: 'Containers that the OOM killer has ended.', registers });
   const detachFailures = new Counter({ name: 'berth_cni_detach_failures_total', help: 'Attempts to take a pod off its network that have failed.', registers });
+  const findings = new Counter({
+    name: 'berth_store_findings_total',
+    help: 'What checks of the image store have found wrong.',
+    labelNames: ['kind'],
+    registers,
+  });
+  for (const kind of STORE_FINDING_KINDS) findings.inc({ kind }, 0);
   new Gauge({ name: 'berth_build_info', help: 'Always 1; the labels say what runs.', labelNames: ['version', 'node'], registers }).set(
     { version, node: process.versions.node },
     1,
@@ -138,6 +151,7 @@ export function createMetrics({ version }: { readonly version: string }): Metric
     },
     countPullBytes: (bytes) => pullBytes.inc(bytes),
     countOom: () => ooms.inc(),
+    countStoreFinding: (kind) => findings.inc({ kind }),
     countDetachFailure: () => detachFailures.inc(),
     collectFrom: (sources) => registerSources(registry, sources),
     [Symbol.dispose]: () => processMetrics[Symbol.dispose](),

@@ -98,3 +98,11 @@ test('two metrics do not share anything', async () => {
   one.countOom();
   expect(await two.registry.metrics()).toContain('berth_container_oom_total 0');
 });
+
+test('what checks of the store find is counted by kind', async () => {
+  using metrics = createMetrics({ version: '1' });
+  metrics.countStoreFinding('altered');
+  const text = await metrics.registry.metrics();
+  expect(text).toContain('berth_store_findings_total{kind="altered"} 1');
+  expect(text).toContain('berth_store_findings_total{kind="orphaned"} 0');
+});
