@@ -40,7 +40,15 @@ import * as imageRpcs from './rpc/image.ts';
 import { portForward } from './rpc/port-forward.ts';
 import * as runtimeRpcs from './rpc/runtime.ts';
 import * as sandboxRpcs from './rpc/sandbox.ts';
-import { containerStats, listContainerStats, listPodSandboxStats, podSandboxStats, type StatsParts } from './rpc/stats.ts';
+import {
+  containerStats,
+  listContainerStats,
+  listPodSandboxStats,
+  podSandboxStats,
+  type StatsParts,
+  streamContainerStats,
+  streamPodSandboxStats,
+} from './rpc/stats.ts';
 import { openRuntimes } from './runtimes.ts';
 import { HostPorts } from './sandbox/host-ports.ts';
 import { shareNetnsDirectory } from './sandbox/netns-directory.ts';
@@ -175,11 +183,13 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     RemovePodSandbox: sandboxRpcs.removePodSandbox(parts),
     PodSandboxStatus: sandboxRpcs.podSandboxStatus(parts),
     ListPodSandbox: sandboxRpcs.listPodSandbox(parts),
+    StreamPodSandboxes: sandboxRpcs.streamPodSandboxes(parts),
     CreateContainer: containerRpcs.createContainer(parts, containerCreations),
     StartContainer: containerRpcs.startContainer(parts),
     StopContainer: containerRpcs.stopContainer(parts),
     RemoveContainer: containerRpcs.removeContainer(parts),
     ListContainers: containerRpcs.listContainers(parts),
+    StreamContainers: containerRpcs.streamContainers(parts),
     ContainerStatus: containerRpcs.containerStatus(parts),
     UpdateContainerResources: containerRpcs.updateContainerResources(parts),
     ReopenContainerLog: containerRpcs.reopenContainerLog(parts),
@@ -189,8 +199,10 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
     PortForward: portForward(parts),
     ContainerStats: containerStats(statsParts),
     ListContainerStats: listContainerStats(statsParts),
+    StreamContainerStats: streamContainerStats(statsParts),
     PodSandboxStats: podSandboxStats(statsParts),
     ListPodSandboxStats: listPodSandboxStats(statsParts),
+    StreamPodSandboxStats: streamPodSandboxStats(statsParts),
     UpdatePodSandboxResources: sandboxRpcs.updatePodSandboxResources(parts),
     UpdateRuntimeConfig: runtimeRpcs.updateRuntimeConfig(parts),
     Status: runtimeRpcs.status(parts, { problems: () => [...problems.values(), ...runtimes.problems()] }),

@@ -1,6 +1,6 @@
 import { CriError, quote } from '#base/errors.ts';
-import { type Container, type ContainerConfig, ContainerState, type ContainerStatus, type Init } from '../../proto/cri.ts';
-import type { Handler } from '../call.ts';
+import { type Container, type ContainerConfig, type ContainerFilter, ContainerState, type ContainerStatus, type Init } from '../../proto/cri.ts';
+import type { Handler, StreamHandler } from '../call.ts';
 import { type ContainerRecord, containerKey } from '../container/container.ts';
 import { type ContainerRequest, createContainer as makeContainer } from '../container/create.ts';
 import { findImageVolumes } from '../container/image-volumes.ts';
@@ -16,6 +16,7 @@ import type { Parts } from '../parts.ts';
 import { podFiles, podHostname } from '../sandbox/files.ts';
 import type { SandboxRecord } from '../sandbox/sandbox.ts';
 import { findContainer, isVisible, matchesLabels, newestFirst, requireContainer, requireSandbox } from './lookup.ts';
+import { sendPortions } from './portions.ts';
 import { bundleSpec } from './verbose.ts';
 
 /** The kubelet's annotation with the path of the termination log inside the container. */
@@ -93,18 +94,27 @@ export const removeContainer =
 
 export const listContainers =
   (parts: Parts): Handler<'ListContainers'> =>
-  async ({ filter }) => {
-    const state = filter?.state?.state;
-    const items = [...parts.containers.values()].filter(
+  async ({ filter }) => ({ containers: selectContainers(parts, filter).map((item) => listItem(parts, item)) });
+
+/** api.proto, StreamContainers: the same list as it is now, in portions. */
+export const streamContainers =
+  (parts: Parts): StreamHandler<'StreamContainers'> =>
+  async ({ filter }, _call, send) =>
+    sendPortions(selectContainers(parts, filter), (portion) => ({ containers: portion.map((item) => listItem(parts, item)) }), send);
+
+function selectContainers(parts: Parts, filter: ContainerFilter | null): ContainerRecord[] {
+  const state = filter?.state?.state;
+  return newestFirst(
+    [...parts.containers.values()].filter(
       (container) =>
         isVisible(parts, container) &&
         container.id.startsWith(filter?.id ?? '') &&
         container.sandboxId.startsWith(filter?.pod_sandbox_id ?? '') &&
         (state === undefined || criState(container) === state) &&
         matchesLabels(container.labels, filter?.label_selector ?? {}),
-    );
-    return { containers: newestFirst(items).map((item) => listItem(parts, item)) };
-  };
+    ),
+  );
+}
 
 export const containerStatus =
   (parts: Parts): Handler<'ContainerStatus'> =>

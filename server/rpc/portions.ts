@@ -8,8 +8,8 @@ const PORTION = 100;
  */
 export async function sendPortions<Item, Message>(
   items: readonly Item[],
-  messageOf: (portion: readonly Item[]) => Message,
+  messageOf: (portion: readonly Item[]) => Message | Promise<Message>,
   send: (message: Message) => Promise<void>,
 ): Promise<void> {
-  for (let at = 0; at < items.length; at += PORTION) await send(messageOf(items.slice(at, at + PORTION)));
+  for (let at = 0; at < items.length; at += PORTION) await send(await messageOf(items.slice(at, at + PORTION)));
 }

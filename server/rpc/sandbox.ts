@@ -1,6 +1,6 @@
 import { CriError, quote } from '#base/errors.ts';
-import { type Init, type LinuxPodSandboxConfig, type PodSandbox, PodSandboxState, type PodSandboxStatus } from '../../proto/cri.ts';
-import type { Handler } from '../call.ts';
+import { type Init, type LinuxPodSandboxConfig, type PodSandbox, type PodSandboxFilter, PodSandboxState, type PodSandboxStatus } from '../../proto/cri.ts';
+import type { Handler, StreamHandler } from '../call.ts';
 import type { Creations } from '../creation.ts';
 import { fingerprint } from '../fingerprint.ts';
 import { userNamespaceOf } from '../oci/id-mapping.ts';
@@ -12,6 +12,7 @@ import { podName, type SandboxRecord, sandboxKey } from '../sandbox/sandbox.ts';
 import { isStopped, stopSandbox } from '../sandbox/stop.ts';
 import { removeSandbox } from '../sandbox/take-down.ts';
 import { findSandbox, isVisible, matchesLabels, newestFirst, requireSandbox } from './lookup.ts';
+import { sendPortions } from './portions.ts';
 import { bundleSpec } from './verbose.ts';
 
 export const runPodSandbox =
@@ -72,17 +73,26 @@ export const podSandboxStatus =
 
 export const listPodSandbox =
   (parts: Parts): Handler<'ListPodSandbox'> =>
-  async ({ filter }) => {
-    const state = filter?.state?.state;
-    const items = [...parts.sandboxes.values()].filter(
+  async ({ filter }) => ({ items: selectSandboxes(parts, filter).map(listItem) });
+
+/** api.proto, StreamPodSandboxes: the same list as it is now, in portions. */
+export const streamPodSandboxes =
+  (parts: Parts): StreamHandler<'StreamPodSandboxes'> =>
+  async ({ filter }, _call, send) =>
+    sendPortions(selectSandboxes(parts, filter), (portion) => ({ pod_sandboxes: portion.map(listItem) }), send);
+
+function selectSandboxes(parts: Parts, filter: PodSandboxFilter | null): SandboxRecord[] {
+  const state = filter?.state?.state;
+  return newestFirst(
+    [...parts.sandboxes.values()].filter(
       (sandbox) =>
         isVisible(parts, sandbox) &&
         sandbox.id.startsWith(filter?.id ?? '') &&
         (state === undefined || criState(sandbox) === state) &&
         matchesLabels(sandbox.config.labels, filter?.label_selector ?? {}),
-    );
-    return { items: newestFirst(items).map(listItem) };
-  };
+    ),
+  );
+}
 
 /**
  * The kubelet has set the pod's own cgroup, which is its and not ours, before it calls (KEP-1287, pod-level resize): what

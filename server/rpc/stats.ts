@@ -1,5 +1,16 @@
-import type { ContainerStats, CpuUsage, Init, MemoryUsage, NetworkInterfaceUsage, PodSandboxStats, PsiStats, SwapUsage } from '../../proto/cri.ts';
-import type { Handler } from '../call.ts';
+import type {
+  ContainerStats,
+  ContainerStatsFilter,
+  CpuUsage,
+  Init,
+  MemoryUsage,
+  NetworkInterfaceUsage,
+  PodSandboxStats,
+  PodSandboxStatsFilter,
+  PsiStats,
+  SwapUsage,
+} from '../../proto/cri.ts';
+import type { Handler, StreamHandler } from '../call.ts';
 import type { ContainerRecord } from '../container/container.ts';
 import { type InterfaceStats, readNetStats } from '../container/net-stats.ts';
 import type { StatsCollector, UsageSample } from '../container/stats.ts';
@@ -8,6 +19,7 @@ import type { Pressure } from '../oci/cgroup-stats.ts';
 import type { Parts } from '../parts.ts';
 import type { SandboxRecord } from '../sandbox/sandbox.ts';
 import { isVisible, matchesLabels, requireContainer, requireSandbox } from './lookup.ts';
+import { sendPortions } from './portions.ts';
 
 /** Everything comes from files of the kernel and from memory; no process is started and no tree walked. */
 export interface StatsParts extends Pick<Parts, 'containers' | 'sandboxes' | 'doomed' | 'storage' | 'cgroups'> {
@@ -21,17 +33,26 @@ export const containerStats =
 
 export const listContainerStats =
   (parts: StatsParts): Handler<'ListContainerStats'> =>
-  async ({ filter }) => {
-    const items = [...parts.containers.values()].filter(
-      (container) =>
-        isVisible(parts, container) &&
-        container.id.startsWith(filter?.id ?? '') &&
-        container.sandboxId.startsWith(filter?.pod_sandbox_id ?? '') &&
-        matchesLabels(container.labels, filter?.label_selector ?? {}) &&
-        container.state.name === 'running',
-    );
-    return { stats: await Promise.all(items.map((container) => statsOf(parts, container))) };
+  async ({ filter }) => ({ stats: await Promise.all(selectContainers(parts, filter).map((container) => statsOf(parts, container))) });
+
+/** api.proto, StreamContainerStats: as the list, each portion measured when the client takes it. */
+export const streamContainerStats =
+  (parts: StatsParts): StreamHandler<'StreamContainerStats'> =>
+  async ({ filter }, _call, send) => {
+    const messageOf = async (portion: readonly ContainerRecord[]) => ({ container_stats: await Promise.all(portion.map((item) => statsOf(parts, item))) });
+    await sendPortions(selectContainers(parts, filter), messageOf, send);
   };
+
+function selectContainers(parts: StatsParts, filter: ContainerStatsFilter | null): ContainerRecord[] {
+  return [...parts.containers.values()].filter(
+    (container) =>
+      isVisible(parts, container) &&
+      container.id.startsWith(filter?.id ?? '') &&
+      container.sandboxId.startsWith(filter?.pod_sandbox_id ?? '') &&
+      matchesLabels(container.labels, filter?.label_selector ?? {}) &&
+      container.state.name === 'running',
+  );
+}
 
 export const podSandboxStats =
   (parts: StatsParts): Handler<'PodSandboxStats'> =>
@@ -39,16 +60,25 @@ export const podSandboxStats =
 
 export const listPodSandboxStats =
   (parts: StatsParts): Handler<'ListPodSandboxStats'> =>
-  async ({ filter }) => {
-    const items = [...parts.sandboxes.values()].filter(
-      (sandbox) =>
-        isVisible(parts, sandbox) &&
-        sandbox.id.startsWith(filter?.id ?? '') &&
-        matchesLabels(sandbox.config.labels, filter?.label_selector ?? {}) &&
-        sandbox.state === 'ready',
-    );
-    return { stats: await Promise.all(items.map((sandbox) => podStatsOf(parts, sandbox))) };
+  async ({ filter }) => ({ stats: await Promise.all(selectSandboxes(parts, filter).map((sandbox) => podStatsOf(parts, sandbox))) });
+
+/** api.proto, StreamPodSandboxStats: as the list, each portion measured when the client takes it. */
+export const streamPodSandboxStats =
+  (parts: StatsParts): StreamHandler<'StreamPodSandboxStats'> =>
+  async ({ filter }, _call, send) => {
+    const messageOf = async (portion: readonly SandboxRecord[]) => ({ pod_sandbox_stats: await Promise.all(portion.map((item) => podStatsOf(parts, item))) });
+    await sendPortions(selectSandboxes(parts, filter), messageOf, send);
   };
+
+function selectSandboxes(parts: StatsParts, filter: PodSandboxStatsFilter | null): SandboxRecord[] {
+  return [...parts.sandboxes.values()].filter(
+    (sandbox) =>
+      isVisible(parts, sandbox) &&
+      sandbox.id.startsWith(filter?.id ?? '') &&
+      matchesLabels(sandbox.config.labels, filter?.label_selector ?? {}) &&
+      sandbox.state === 'ready',
+  );
+}
 
 async function statsOf(parts: StatsParts, { id, metadata, labels, annotations, cgroup }: ContainerRecord): Promise<Init<ContainerStats>> {
   const sample = await parts.collector.sample({ id, cgroupPath: cgroup });
