@@ -10,6 +10,7 @@ import { ExitWatcher } from '../conmon/conmon.ts';
 import { Storage } from '../storage/storage.ts';
 import { serveAdmin } from './admin.ts';
 import { imageRoutes } from './admin-images.ts';
+import { podRoutes } from './admin-pods.ts';
 import { Background } from './background.ts';
 import { VERSION } from './cli/version.ts';
 import type { Config } from './config.ts';
@@ -228,7 +229,7 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   stack.use(
     await serveAdmin({
       path: join(config.runroot, 'admin.sock'),
-      routes: imageRoutes({ storage, stagingDir: join(config.root, 'staging'), log }),
+      routes: [...imageRoutes({ storage, stagingDir: join(config.root, 'staging'), log }), ...podRoutes(parts)],
       log,
     }),
   );

@@ -44,6 +44,11 @@ async function runCommand(command: Command): Promise<number> {
       const { stdin, stdout, stderr } = process;
       return await runImageCommand(command.command, { socketPath, stdin, stdout, stderr });
     }
+    case 'pod': {
+      const { runPodCommand } = await import('./cli/pod.ts');
+      process.stdout.write(await runPodCommand(command.command, `${loadConfig(command.config).runroot}/admin.sock`));
+      return 0;
+    }
     case 'daemon':
       return await runDaemon(loadConfig(command.config));
   }

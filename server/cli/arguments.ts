@@ -2,12 +2,14 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { nearest } from '../config/settings.ts';
 import type { ImageCommand } from './image.ts';
+import type { PodCommand } from './pod.ts';
 
 /** What the command line asks for. */
 export type Command =
   | { readonly name: 'daemon' | 'config'; readonly config: ConfigArguments }
   | { readonly name: 'sample' | 'version' | 'help' }
-  | { readonly name: 'image'; readonly config: ConfigArguments; readonly command: ImageCommand };
+  | { readonly name: 'image'; readonly config: ConfigArguments; readonly command: ImageCommand }
+  | { readonly name: 'pod'; readonly config: ConfigArguments; readonly command: PodCommand };
 
 /** Where the configuration comes from; see `LoadOptions`. */
 export interface ConfigArguments {
@@ -36,6 +38,12 @@ export const usage = `Usage:
       Look for damage; --full reads every file. --repair removes the images that
       damaged layers belong to. Exit code 1 when something bad is left.
       All image commands take --config FILE and, but for rm, --json.
+  berth pod ls [--slow] [--json]
+      Show the pods seen lately, also those that failed, how long each took to
+      come up and which step, such as a CNI plugin, took longest. --slow: the
+      slowest first.
+  berth pod timeline ID|[NAMESPACE/]NAME [--json]
+      Show each step of a pod, and why it failed.
   berth version
   berth help
 `;
@@ -45,7 +53,7 @@ export class UsageError extends Error {
   override readonly name = 'UsageError';
 }
 
-const commands = ['daemon', 'config', 'image', 'version', 'help'] as const;
+const commands = ['daemon', 'config', 'image', 'pod', 'version', 'help'] as const;
 
 const configOptions = { config: { type: 'string', short: 'c' }, set: { type: 'string', multiple: true } } as const;
 
@@ -58,6 +66,7 @@ export function parseCommand(argv: readonly string[]): Command {
   if (first === 'daemon') return parseDaemon(rest);
   if (first === 'config') return parseConfigCommand(rest);
   if (first === 'image') return parseImage(rest);
+  if (first === 'pod') return parsePod(rest);
   throw unknown('command', first, commands);
 }
 
@@ -124,6 +133,21 @@ const imageParsers: Readonly<Record<(typeof imageVerbs)[number], (argv: readonly
     return { config: values, command: { verb: 'check', full: values.full, repair: values.repair, json: values.json } };
   },
 };
+
+const podVerbs = ['ls', 'timeline'] as const;
+
+function parsePod([verb = '', ...rest]: readonly string[]): Command {
+  if (verb === 'ls') {
+    const { values, positionals } = parse(rest, { ...configOptions, ...json, slow: { type: 'boolean', default: false } });
+    refuseMore(positionals);
+    return { name: 'pod', config: configArguments(values), command: { verb, slow: values.slow, json: values.json } };
+  }
+  if (verb === 'timeline') {
+    const { values, positionals } = parse(rest, { ...configOptions, ...json });
+    return { name: 'pod', config: configArguments(values), command: { verb, pod: one(positionals, 'pod timeline: no pod given'), json: values.json } };
+  }
+  throw verb === '' ? new UsageError(`pod: which of ${podVerbs.join(', ')}?`) : unknown('pod command', verb, podVerbs);
+}
 
 function one([first, ...more]: readonly string[], missing: string): string {
   if (first === undefined) throw new UsageError(missing);

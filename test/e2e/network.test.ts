@@ -7,7 +7,7 @@ import { run } from '#base/exec.ts';
 import { MNT, umount } from '#base/sys.ts';
 import { Protocol } from '../../proto/cri.ts';
 import { parseMountInfo } from '../../server/oci/mount-info.ts';
-import { type Daemon, removePods, startDaemon } from '../support/daemon.ts';
+import { berthCommand, type Daemon, removePods, startDaemon } from '../support/daemon.ts';
 import { BUSYBOX } from '../support/images.ts';
 import { ensureImage, makePod, type Pod, runPod, startPod } from '../support/pod.ts';
 import { lasting, remains } from '../support/remains.ts';
@@ -102,6 +102,16 @@ describe('a pod on the network', () => {
     ]);
     expect(plugins[1]?.ms).toBeGreaterThanOrEqual(500);
     expect(timeline.map(({ step }) => step)).toEqual(expect.arrayContaining(['namespaces', 'cni add', 'pause create', 'pause start', 'RunPodSandbox']));
+    const [file, ...args] = berthCommand();
+    const berth = async (...words: string[]): Promise<string> =>
+      (await run(file, [...args, ...words, '--config', daemon.configFile], { signal: AbortSignal.timeout(30_000), env: { PATH: process.env.PATH ?? '' } }))
+        .stdout;
+    expect(await berth('pod', 'ls', '--slow')).toMatch(
+      new RegExp(`^ID .*\\n${podId.slice(0, 13)} +default/\\S+ +\\S+Z +\\d+ms +\\d+ms CNI ADD by plugin portmap`),
+    );
+    expect(await berth('pod', 'timeline', podId.slice(0, 13))).toMatch(/\n\+\d+ms +\d+ms +CNI ADD by plugin portmap \(network \S+\)\n/);
+    expect(JSON.parse(await berth('pod', 'timeline', podId, '--json'))).toMatchObject({ timelines: [{ id: podId, entries: timeline }] });
+    await expect(berth('pod', 'timeline', 'nobody')).rejects.toThrow('pod "nobody": no such pod was seen lately');
     await daemon.restart();
     expect((await inspect(podId)).timeline.map(({ step }) => step)).toEqual(expect.arrayContaining(timeline.map(({ step }) => step)));
     await remove(podId);

@@ -25,6 +25,8 @@ test.each([
   ['image pulls --json', image({ verb: 'pulls', json: true })],
   ['image ls -q', image({ verb: 'ls', quiet: true, json: false })],
   ['image rm a b', image({ verb: 'rm', names: ['a', 'b'] })],
+  ['pod ls --slow', { name: 'pod', config: { path: undefined, overrides: {} }, command: { verb: 'ls', slow: true, json: false } }],
+  ['pod timeline a/b -c /c', { name: 'pod', config: { path: '/c', overrides: {} }, command: { verb: 'timeline', pod: 'a/b', json: false } }],
   ['image check --repair', image({ verb: 'check', full: false, repair: true, json: false })],
 ])('parseCommand() understands "%s"', (line, command) => {
   expect(parseCommand(line.split(' ').filter((word) => word !== ''))).toEqual(command);
@@ -43,6 +45,9 @@ test.each([
   ['image rm', 'image rm: no image given'],
   ['image ls x', 'unexpected argument: x'],
   ['image laod x', 'unknown image command: laod; did you mean load?'],
+  ['pod', 'pod: which of ls, timeline?'],
+  ['pod timeline', 'pod timeline: no pod given'],
+  ['pod timelin x', 'unknown pod command: timelin; did you mean timeline?'],
   ['image load', 'image load: no file, directory or - given'],
   ['image load a b', 'unexpected argument: b'],
 ])('parseCommand() refuses "%s"', (line, message) => {
