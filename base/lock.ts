@@ -50,12 +50,23 @@ function raceAbort(turn: Promise<void>, signal: AbortSignal): Promise<void> {
 
 /** At most `limit` at once; the rest wait in order. */
 export class Semaphore {
-  readonly #limit: number;
+  #limit: number;
   readonly #waiting: (() => void)[] = [];
   #held = 0;
 
   constructor(limit: number) {
     this.#limit = limit;
+  }
+
+  /** Changes how many may run at once; those that do go on. */
+  resize(limit: number): void {
+    this.#limit = limit;
+    while (this.#held < this.#limit) {
+      const next = this.#waiting.shift();
+      if (next === undefined) return;
+      this.#held += 1;
+      next();
+    }
   }
 
   /** Runs `work` when a place is free. An aborted waiter leaves the queue. */
@@ -64,7 +75,7 @@ export class Semaphore {
     try {
       return await work();
     } finally {
-      const next = this.#waiting.shift();
+      const next = this.#held > this.#limit ? undefined : this.#waiting.shift();
       if (next === undefined) this.#held -= 1;
       else next();
     }

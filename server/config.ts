@@ -97,6 +97,14 @@ export interface Config {
     readonly pauseImageAuthFile: string;
     /** `registries.conf`, version 2; its drop-ins lie in `<path>.d`. Default `/etc/containers/registries.conf`. */
     readonly registriesConf: string;
+    /** What a short name means that several registries may have; empty for what `registries.conf` says, else `enforcing`. */
+    readonly shortNameMode: 'enforcing' | 'permissive' | 'disabled' | '';
+    /** Directories of certificates, one below them for each host. */
+    readonly certsDirs: readonly string[];
+    /** A `policy.json`; empty for `/etc/containers/policy.json` if it is there. */
+    readonly signaturePolicy: string;
+    /** Directory of `<namespace>.json`, each in its place for the pods of a namespace. */
+    readonly signaturePolicyDir: string;
     readonly pinnedImages: readonly string[];
     readonly maxParallelDownloads: number;
     /** A pull that receives no byte for so long is cancelled. Default 60,000. */
@@ -166,17 +174,33 @@ export interface ParseOptions {
  * @throws {CriError} `invalidArgument` with every problem, one per line, each with its file, line, section and key.
  */
 export function loadConfig(options: LoadOptions = {}): Config {
-  return parseConfig(readFiles(options), { overrides: options.overrides });
+  return loadWithValues(options).config;
+}
+
+/** The configuration, and its values as `effectiveConfig` has them. */
+export interface LoadedConfig {
+  readonly config: Config;
+  readonly values: readonly EffectiveValue[];
+}
+
+/** Throws as `loadConfig` does. */
+export function loadWithValues(options: LoadOptions = {}): LoadedConfig {
+  return resolve(readFiles(options), { overrides: options.overrides });
 }
 
 /** Every key with its value and where that comes from, in the order of the sample. Throws as `loadConfig` does. */
 export function effectiveConfig(options: LoadOptions = {}): readonly EffectiveValue[] {
-  return resolve(readFiles(options), { overrides: options.overrides }).values;
+  return loadWithValues(options).values;
 }
 
 /** The configuration that these texts make; later ones win. Throws as `loadConfig` does. */
 export function parseConfig(files: readonly ConfigText[], options: ParseOptions = {}): Config {
-  return resolve(files, options).config;
+  return parseWithValues(files, options).config;
+}
+
+/** Throws as `loadConfig` does. */
+export function parseWithValues(files: readonly ConfigText[], options: ParseOptions = {}): LoadedConfig {
+  return resolve(files, options);
 }
 
 /** What `parseConfig` makes of nothing on a machine with systemd and every program in /usr/bin: what the sample shows. */
@@ -194,7 +218,7 @@ export function defaultValues(): readonly EffectiveValue[] {
   return resolve([], { host: referenceHost }).values;
 }
 
-function resolve(files: readonly ConfigText[], { overrides = {}, host = thisHost() }: ParseOptions): { config: Config; values: readonly EffectiveValue[] } {
+function resolve(files: readonly ConfigText[], { overrides = {}, host = thisHost() }: ParseOptions): LoadedConfig {
   const settings = new Settings(files, overrides);
   const values: EffectiveValue[] = [];
   let runroot = '';
@@ -254,6 +278,10 @@ function resolve(files: readonly ConfigText[], { overrides = {}, host = thisHost
       globalAuthFile: take('image', 'global_auth_file', image.global_auth_file),
       pauseImageAuthFile: take('image', 'pause_image_auth_file', image.pause_image_auth_file),
       registriesConf: take('image', 'registries_conf', image.registries_conf),
+      shortNameMode: take('image', 'short_name_mode', image.short_name_mode),
+      certsDirs: take('image', 'certs_dirs', image.certs_dirs),
+      signaturePolicy: take('image', 'signature_policy', image.signature_policy),
+      signaturePolicyDir: take('image', 'signature_policy_dir', image.signature_policy_dir),
       pinnedImages: take('image', 'pinned_images', image.pinned_images),
       maxParallelDownloads: take('image', 'max_parallel_downloads', image.max_parallel_downloads),
       pullProgressTimeoutMs: take('image', 'pull_progress_timeout', image.pull_progress_timeout),
@@ -368,6 +396,8 @@ export interface Environment {
   readonly notifySocket: string | undefined;
   /** How often systemd wants to hear from us; see sd_watchdog_enabled(3). */
   readonly watchdogMs: number | undefined;
+  /** Those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY that are set, in either case. */
+  readonly proxy: Readonly<Record<string, string>>;
   /** Directories that programs are looked for in. */
   readonly path: readonly string[];
 }
@@ -379,8 +409,15 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env, pid = proc
   return {
     notifySocket: env.NOTIFY_SOCKET || undefined,
     watchdogMs: meant && usec > 0 ? usec / 1_000 : undefined,
+    proxy: proxyVariables(env),
     path: (env.PATH || '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin').split(delimiter).filter((dir) => dir.startsWith('/')),
   };
+}
+
+/** The variables that may name a proxy, in either case: nothing else of the environment goes to where pulls run. */
+function proxyVariables(env: NodeJS.ProcessEnv): Record<string, string> {
+  const names = ['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY'].flatMap((name) => [name, name.toLowerCase()]);
+  return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, env[name]]] : [])));
 }
 
 function thisHost(): Host {

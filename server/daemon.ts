@@ -4,16 +4,16 @@ import { Server } from '@grpc/grpc-js';
 import { CriError, describeError } from '#base/errors.ts';
 import { newId } from '#base/id.ts';
 import { Locks } from '#base/lock.ts';
-import type { Log } from '#base/log.ts';
+import type { LeveledLog, Log } from '#base/log.ts';
 import { Cni, type CniSettings } from '../cni/cni.ts';
 import { ExitWatcher } from '../conmon/conmon.ts';
-import { Storage } from '../storage/storage.ts';
+import { Storage, type StorageSettings } from '../storage/storage.ts';
 import { serveAdmin } from './admin.ts';
 import { imageRoutes } from './admin-images.ts';
 import { podRoutes } from './admin-pods.ts';
 import { Background } from './background.ts';
 import { VERSION } from './cli/version.ts';
-import type { Config } from './config.ts';
+import { type Config, readEnvironment } from './config.ts';
 import type { ContainerRecord } from './container/container.ts';
 import { Deaths } from './container/deaths.ts';
 import { noteEnd } from './container/end.ts';
@@ -35,6 +35,7 @@ import { type HostFacts, readHostFacts } from './oci/host-facts.ts';
 import type { Parts, Paths } from './parts.ts';
 import { Records } from './records.ts';
 import { recover } from './recover.ts';
+import type { LiveConfig } from './reload.ts';
 import * as containerRpcs from './rpc/container.ts';
 import { attach, exec, execSync } from './rpc/exec.ts';
 import * as imageRpcs from './rpc/image.ts';
@@ -71,7 +72,8 @@ export interface Daemon extends AsyncDisposable {
 const STOP_GRACE_MS = 20_000;
 
 /** Builds every part, brings memory in line with what is there, and serves. */
-export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
+export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Daemon> {
+  const config = live.current;
   const startedMs = performance.now();
   await using stack = new AsyncDisposableStack();
   const life = new AbortController();
@@ -104,7 +106,9 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
   const once = new Set<string>();
   let lastNow = 0n;
   const parts: Parts = {
-    config,
+    get config() {
+      return live.current;
+    },
     log,
     storage,
     cni,
@@ -233,6 +237,9 @@ export async function startDaemon(config: Config, log: Log): Promise<Daemon> {
       log,
     }),
   );
+  live.onReload((next) => () => log.setLevel(next.logLevel));
+  live.onReload((next) => storage.prepare(storageSettings(next)));
+  live.onReload((next) => () => background.start('take other network settings', () => cni.configure(cniSettings(next))));
   const socket = await listen(server, config.api.listen, log);
   log.info({ path: config.api.listen, durationMs: Math.round(performance.now() - startedMs) }, 'Started daemon');
 
@@ -297,15 +304,12 @@ async function makeDirectories({ root, runroot }: Config): Promise<Paths> {
 }
 
 function openStorage(config: Config, log: Log, metrics: Metrics, usedBy: (image: string) => string | undefined): Promise<Storage> {
-  const { registriesConf, globalAuthFile, maxParallelDownloads, pullProgressTimeoutMs, pinnedImages, pauseImage } = config.image;
   return Storage.open({
+    ...storageSettings(config),
     root: config.root,
     log,
-    registriesConf,
-    globalAuthFile,
-    maxParallelDownloads,
-    pullProgressTimeoutMs,
-    pinnedImages: pauseImage === '' ? pinnedImages : [...pinnedImages, pauseImage],
+    certificates: config.image.certsDirs,
+    proxyEnv: readEnvironment().proxy,
     usedBy,
     observe: {
       received: (bytes) => metrics.countPullBytes(bytes),
@@ -313,6 +317,16 @@ function openStorage(config: Config, log: Log, metrics: Metrics, usedBy: (image:
       found: (kind) => metrics.countStoreFinding(kind),
     },
   });
+}
+
+function storageSettings({ image }: Config): StorageSettings {
+  const { pinnedImages, pauseImage, shortNameMode, ...files } = image;
+  return {
+    ...files,
+    pauseImage,
+    pinnedImages: pauseImage === '' ? pinnedImages : [...pinnedImages, pauseImage],
+    shortNameMode: shortNameMode === '' ? undefined : shortNameMode,
+  };
 }
 
 function openStreams({ api }: Config, log: Log): Promise<StreamServer> {

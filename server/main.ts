@@ -3,7 +3,8 @@ import type { Log } from '#base/log.ts';
 import { type Command, parseCommand, UsageError, usage } from './cli/arguments.ts';
 import { formatEffective, formatSample } from './cli/config-text.ts';
 import { VERSION } from './cli/version.ts';
-import { type Config, defaultValues, effectiveConfig, loadConfig, readEnvironment } from './config.ts';
+import { defaultValues, effectiveConfig, type LoadOptions, loadConfig, loadWithValues, readEnvironment } from './config.ts';
+import { LiveConfig } from './reload.ts';
 
 /**
  * Berth's one program: the daemon, and commands beside it. What the daemon needs is loaded by `runDaemon` only, so that
@@ -50,11 +51,13 @@ async function runCommand(command: Command): Promise<number> {
       return 0;
     }
     case 'daemon':
-      return await runDaemon(loadConfig(command.config));
+      return await runDaemon(command.config);
   }
 }
 
-async function runDaemon(config: Config): Promise<number> {
+async function runDaemon(options: LoadOptions): Promise<number> {
+  const loaded = loadWithValues(options);
+  const { config } = loaded;
   const [{ startDaemon }, { createLog }, { createNotifier, startWatchdog }, { createStatusCheck }] = await Promise.all([
     import('./daemon.ts'),
     import('#base/log.ts'),
@@ -62,7 +65,8 @@ async function runDaemon(config: Config): Promise<number> {
     import('./cli/status-check.ts'),
   ]);
   const log = createLog(config.logLevel);
-  const asked = listenToSignals(log);
+  const live = new LiveConfig(loaded, { load: () => loadWithValues(options), log });
+  const asked = listenToSignals(log, () => void live.reload());
   process.on('uncaughtException', (err, origin) => {
     log.error({ err, reason: origin }, 'Daemon failed');
     process.exit(1);
@@ -71,7 +75,7 @@ async function runDaemon(config: Config): Promise<number> {
   const notifier = createNotifier(notifySocket, log);
   let failed = false;
   try {
-    await using daemon = await startDaemon(config, log);
+    await using daemon = await startDaemon(live, log);
     await using stack = new AsyncDisposableStack();
     notifier.ready();
     if (watchdogMs !== undefined) {
@@ -90,8 +94,8 @@ async function runDaemon(config: Config): Promise<number> {
   return failed ? 1 : 0;
 }
 
-/** Resolves at the first SIGTERM or SIGINT; a second one ends the process at once. */
-function listenToSignals(log: Log): Promise<void> {
+/** Resolves at the first SIGTERM or SIGINT; a second one ends the process at once. SIGHUP reloads the configuration. */
+function listenToSignals(log: Log, reload: () => void): Promise<void> {
   const asked = Promise.withResolvers<void>();
   let count = 0;
   for (const [signal, number] of [
@@ -105,7 +109,7 @@ function listenToSignals(log: Log): Promise<void> {
       asked.resolve();
     });
   }
-  process.on('SIGHUP', () => log.warn({ signal: 'SIGHUP' }, 'Ignored reload signal'));
+  process.on('SIGHUP', reload);
   return asked.promise;
 }
 

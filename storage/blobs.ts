@@ -43,6 +43,11 @@ export class Blobs implements AsyncDisposable {
     this.#places = new Semaphore(deps.maxParallelDownloads);
   }
 
+  /** Changes how many layers are downloaded at once. */
+  setParallel(count: number): void {
+    this.#places.resize(count);
+  }
+
   /** How far a layer's blob has come; `undefined` when nobody wants it. */
   progress(digest: Digest): BlobProgress | undefined {
     return this.#wanted.get(digest)?.progress;

@@ -36,7 +36,7 @@ export interface ImageNames {
 export class ImageStore {
   readonly #dir: string;
   readonly #blobs: string;
-  readonly #pins: readonly string[];
+  #pins: readonly string[];
   readonly #images = new Map<ImageId, Image>();
   readonly #tags = new Map<string, ImageId>();
   readonly #digests = new Map<string, ImageId>();
@@ -72,6 +72,13 @@ export class ImageStore {
     for (const record of records.sort((a, b) => a.namedAt - b.namedAt)) store.#remember(record);
     for (const name of blobs) if (!store.#images.has(`sha256:${name}` as ImageId)) await rm(join(store.#blobs, name), { force: true, recursive: true });
     return store;
+  }
+
+  /** Changes the patterns of `pinned_images`. */
+  setPins(pins: readonly string[]): void {
+    this.#pins = pins;
+    for (const image of this.#images.values()) this.#images.set(image.id, this.#imageOf(recordOf(image)));
+    this.#list = undefined;
   }
 
   list(): readonly Image[] {

@@ -29,12 +29,6 @@ export class Proxies {
   }
 }
 
-/** The variables that may name a proxy, of those given. */
-export function proxyVariables(env: Environment): Record<string, string> {
-  const names = ['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY'].flatMap((name) => [name, name.toLowerCase()]);
-  return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, env[name]]] : [])));
-}
-
 /** Whether a host, an address without brackets or a name, is reached without the proxy. */
 type Exception = (host: string, port: string) => boolean;
 

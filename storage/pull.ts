@@ -68,6 +68,11 @@ export class Puller implements AsyncDisposable {
     });
   }
 
+  /** Changes how many layers are downloaded at once. */
+  setParallel(count: number): void {
+    this.#blobs.setParallel(count);
+  }
+
   /** The pulls in flight, the oldest first. */
   progress(): PullProgress[] {
     return [...this.#trackers].map(([key, tracker]) => tracker.view(this.#pulls.wanted(key)));

@@ -34,19 +34,22 @@ export type { Image, ImageConfig } from './image.ts';
 export { matchesPin } from './pin.ts';
 export type { LayerProgress, PullProgress } from './progress.ts';
 export { describeProgress } from './progress.ts';
-export { proxyVariables } from './proxy.ts';
 export type { PullObserver, PullOutcome } from './pull.ts';
 
-export interface StorageOptions extends AccessFiles {
-  /** Everything lies below it, on one file system. */
-  readonly root: string;
-  readonly log: Log;
-  /** Layers that are downloaded at once, of all pulls together. */
+/** What may change while the store is open. */
+export interface StorageSettings extends AccessFiles {
+  /** Layers that are downloaded at once, of all pulls together; at most `MAX_DOWNLOADS`. */
   readonly maxParallelDownloads: number;
-  /** A connection that receives no byte for so long ends its pull. */
+  /** A connection that makes no progress for so long ends its pull. */
   readonly pullProgressTimeoutMs: number;
   /** Patterns, see `matchesPin`. */
   readonly pinnedImages: readonly string[];
+}
+
+export interface StorageOptions extends StorageSettings {
+  /** Everything lies below it, on one file system. */
+  readonly root: string;
+  readonly log: Log;
   /** HTTPS_PROXY, HTTP_PROXY and NO_PROXY for the pulls; default none. */
   readonly proxyEnv?: Readonly<Record<string, string>>;
   /** Certificates of registries, in a directory for each host; default where containers-certs.d(5) has them. */
@@ -77,6 +80,8 @@ export interface PullOptions {
 
 /** One for each core of a small node. */
 const UNPACKERS = 2;
+/** How many layers the downloader takes at once, whatever the settings say. */
+const MAX_DOWNLOADS = 64;
 /** Manifests and configs at once, beside the layers: they do not wait for those. */
 const SMALL_FETCHES = 16;
 const CHILD_IDLE_MS = 10_000;
@@ -101,6 +106,7 @@ type StorageDeps = InstallDeps & {
 /** The door of `storage/`: images in a store, and root filesystems made of them. */
 export class Storage implements AsyncDisposable {
   readonly #options: StorageOptions;
+  #settings: StorageSettings;
   readonly #deps: StorageDeps;
   readonly #fetchers: ChildPool;
   readonly #downloads: Downloads;
@@ -110,6 +116,8 @@ export class Storage implements AsyncDisposable {
 
   private constructor(options: StorageOptions, parts: { deps: StorageDeps; fetchers: ChildPool; downloads: Downloads; access: RegistryAccess }) {
     this.#options = options;
+    this.#settings = options;
+    const settings = (): StorageSettings => this.#settings;
     this.#deps = parts.deps;
     this.#fetchers = parts.fetchers;
     this.#downloads = parts.downloads;
@@ -120,7 +128,9 @@ export class Storage implements AsyncDisposable {
       downloads: parts.downloads,
       maxParallelDownloads: options.maxParallelDownloads,
       access: parts.access,
-      progressTimeoutMs: options.pullProgressTimeoutMs,
+      get progressTimeoutMs() {
+        return settings().pullProgressTimeoutMs;
+      },
       observe: options.observe ?? { received: () => {}, pulled: () => {} },
     });
   }
@@ -130,7 +140,7 @@ export class Storage implements AsyncDisposable {
    * or layer costs the images that use it, never the store.
    */
   static async open(options: StorageOptions): Promise<Storage> {
-    const { root, log, maxParallelDownloads, proxyEnv, certificates = CERTIFICATE_DIRECTORIES, limits = LAYER_LIMITS } = options;
+    const { root, log, proxyEnv, certificates = CERTIFICATE_DIRECTORIES, limits = LAYER_LIMITS } = options;
     await mkdir(root, { recursive: true, mode: 0o700 });
     await removeIdmapped(root);
     const trash = await Trash.open(join(root, 'trash'), log);
@@ -148,7 +158,7 @@ export class Storage implements AsyncDisposable {
     const fetchers = new ChildPool({
       entry: 'fetch-child',
       processes: 1,
-      jobsEach: maxParallelDownloads + SMALL_FETCHES,
+      jobsEach: MAX_DOWNLOADS + SMALL_FETCHES,
       cancelBy: 'message',
       idleMs: CHILD_IDLE_MS,
       env,
@@ -158,6 +168,21 @@ export class Storage implements AsyncDisposable {
     await layers.sweep(() => images.usedLayers());
     const deps = { root, log, layers, images, staging, unpackers, checkers, trash, limits, locks: new Locks() };
     return new Storage(options, { deps, fetchers, downloads, access: await RegistryAccess.open(options, log) });
+  }
+
+  /**
+   * Makes ready for other settings: the files that they name are read. Nothing has changed until the returned function is
+   * called, which cannot fail; pulls under way go on with what they began with.
+   * @throws {CriError} naming the file that is wrong.
+   */
+  async prepare(settings: StorageSettings): Promise<() => void> {
+    const commit = await this.#access.prepare(settings);
+    return () => {
+      commit();
+      this.#settings = settings;
+      this.#puller.setParallel(settings.maxParallelDownloads);
+      this.#deps.images.setPins(settings.pinnedImages);
+    };
   }
 
   /**

@@ -38,10 +38,11 @@ export const imageStatus =
 
 export const pullImage =
   ({ storage, log }: Pick<Parts, 'storage' | 'log'>): Handler<'PullImage'> =>
-  async ({ image, auth }, { signal, stage }) => {
+  async ({ image, auth, sandbox_config }, { signal, stage }) => {
     const name = requireName(image);
     const options = {
       handler: image?.runtime_handler ?? '',
+      namespace: sandbox_config?.metadata?.namespace ?? '',
       ...(auth === null
         ? {}
         : {

@@ -69,3 +69,29 @@ test('Semaphore passes a place on when the work fails or a waiter leaves', async
   await held;
   expect(await next).toBe('next');
 });
+
+test('Semaphore.resize() lets more in at once, and fewer as places become free', async () => {
+  const semaphore = new Semaphore(1);
+  const ends = Array.from({ length: 4 }, () => Promise.withResolvers<void>());
+  const running: number[] = [];
+  const works = ends.map(({ promise }, index) =>
+    semaphore.run(() => {
+      running.push(index);
+      return promise;
+    }, never),
+  );
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(running).toEqual([0]);
+  semaphore.resize(3);
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(running).toEqual([0, 1, 2]);
+  semaphore.resize(1);
+  for (const index of [0, 1]) ends[index]?.resolve();
+  await Promise.all(works.slice(0, 2));
+  expect(running).toEqual([0, 1, 2]);
+  ends[2]?.resolve();
+  await works[2];
+  expect(running).toEqual([0, 1, 2, 3]);
+  ends[3]?.resolve();
+  await works[3];
+});

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { Proxies, proxyVariables } from '../../../storage/proxy.ts';
+import { Proxies } from '../../../storage/proxy.ts';
 
 const HTTP_PROXY = 'http://plain.proxy:3128';
 const HTTPS_PROXY = 'http://user:word@secure.proxy:3128';
@@ -46,8 +46,4 @@ describe('Proxies', () => {
   ])('with NO_PROXY=%s reach %s directly: %s', (NO_PROXY, url, direct) => {
     expect(via(url, { HTTP_PROXY, NO_PROXY })).toBe(direct ? '' : HTTP_PROXY);
   });
-});
-
-test('proxyVariables() takes nothing else out of an environment', () => {
-  expect(proxyVariables({ HTTPS_PROXY, no_proxy: 'a', HTTP_PROXY: '', PATH: '/bin', SECRET: 'x' })).toEqual({ HTTPS_PROXY, no_proxy: 'a' });
 });
