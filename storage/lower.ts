@@ -3,6 +3,9 @@ import { isErrno } from '#base/errors.ts';
 import { readXattr } from '#base/sys.ts';
 import { JobError } from './jobs.ts';
 
+/** Without the NUL. Source: linux/limits.h, PATH_MAX. */
+const MAX_PATH = 4_095;
+
 /**
  * Gives directories that a layer only implies the owner, mode and time that they have in the layers below, uppermost
  * first; one that is in none keeps its own. Paths are latin1; `''` is the root.
@@ -14,6 +17,7 @@ export function settleImplied(dir: string, implied: readonly string[], lower: re
     if (found === undefined) continue;
     if (!found.isDirectory()) throw new JobError('needsLower', `directory ${JSON.stringify(path)} is something else in a lower layer`);
     const own = path === '' ? dir : join(dir, path);
+    if (own.length > MAX_PATH) throw new JobError('needsLower', 'a path is too long to be looked up from outside');
     lchownSync(own, found.uid, found.gid);
     chmodSync(own, found.mode & 0o7777);
     lutimesSync(own, found.atimeMs / 1_000, found.mtimeMs / 1_000);
@@ -57,6 +61,8 @@ function lstatAt(path: Buffer): Stats | undefined {
     return lstatSync(path, { throwIfNoEntry: false });
   } catch (err) {
     if (isErrno(err, 'ENOTDIR')) return undefined;
+    // Below the store's own path there is less room than in the image; over a mount there is enough.
+    if (isErrno(err, 'ENAMETOOLONG')) throw new JobError('needsLower', 'a path is too long to be looked up from outside');
     throw err;
   }
 }

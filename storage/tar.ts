@@ -32,6 +32,9 @@ export interface TarSink {
 const BLOCK = 512;
 /** Names and attributes are far smaller; an archive may not make us hold more. */
 const MAX_EXTENSION_BYTES = 1024 * 1024;
+/** The year 2446, which is as far as ext4 goes. Source: kernel, Documentation/filesystems/ext4, "Inode Timestamps". */
+const MAX_TIME = 15_032_385_535;
+const DECIMAL = /^-?\d{1,20}(\.\d*)?$/;
 const NO_XATTRS: ReadonlyMap<string, Buffer> = new Map();
 
 const types: Readonly<Record<string, TarType>> = {
@@ -153,7 +156,8 @@ export class TarParser {
     const paxText = (key: string): string | undefined => pax.get(key)?.toString('latin1');
     const paxNumber = (key: string): number | undefined => {
       const value = paxText(key);
-      return value === undefined ? undefined : Number(value);
+      if (value === undefined || DECIMAL.test(value)) return value === undefined ? undefined : Number(value);
+      throw bad(`has a pax header with the ${key} ${JSON.stringify(value.slice(0, 50))}`);
     };
     const name = paxText('path') ?? this.#longName ?? headerName(block);
     const link = paxText('linkpath') ?? this.#longLink ?? text(block, 157, 100);
@@ -178,7 +182,7 @@ export class TarParser {
       uid,
       gid,
       size,
-      mtime: Number.isFinite(mtime) ? mtime : 0,
+      mtime: Math.max(-MAX_TIME, Math.min(mtime, MAX_TIME)),
       major: number(block, 329, 8),
       minor: number(block, 337, 8),
       xattrs: xattrsOf(pax),

@@ -1,15 +1,17 @@
-import { closeSync, constants as fs, openSync } from 'node:fs';
+import { closeSync, existsSync, constants as fs, openSync } from 'node:fs';
 import { constants, setPriority } from 'node:os';
+import { describeError, isErrno } from '#base/errors.ts';
 import { chroot, fchdir, MNT, umount } from '#base/sys.ts';
 import { serveJobs } from './child-serve.ts';
 import { EntryListWriter } from './entry-list.ts';
+import { type EntryNode, readEntryTree } from './entry-tree.ts';
 import { digestFile, inflate } from './inflate.ts';
 import { JobError, type SettleJob, type UnpackChildJob, type UnpackJob, type UnpackResult, type VerifyJob, type VerifyResult } from './jobs.ts';
 import { settleImplied } from './lower.ts';
 import { mountOverlay } from './overlay.ts';
 import { TarParser } from './tar.ts';
 import { Extractor } from './unpack.ts';
-import { listTree, verifyLayer } from './verify.ts';
+import { listTree, verifyTree } from './verify.ts';
 
 /**
  * The process that unpacks layers, one at a time, jailed in the directory it unpacks into. Everything it needs is loaded
@@ -34,7 +36,7 @@ async function unpack(job: UnpackJob): Promise<UnpackResult> {
       return { ...result, seal: list?.finish() };
     }
     const result = await overMount(merge, dir, () => extract(fd, merge.mountpoint, job, undefined));
-    if (list !== undefined) listTree(dir, list);
+    if (list !== undefined) inJail(dir, () => listTree(list));
     return { ...result, seal: list?.finish() };
   } finally {
     list?.close();
@@ -78,14 +80,31 @@ function leave(): void {
   chroot('.');
 }
 
+function inJail<T>(jail: string, work: () => T): T {
+  enter(jail);
+  try {
+    return work();
+  } finally {
+    leave();
+  }
+}
+
 async function settle({ dir, implied, lower }: SettleJob): Promise<void> {
   settleImplied(dir, implied, lower);
 }
 
 /** Nothing waits for it, and a node that comes up after a power cut has other things to do. */
-async function verify(job: VerifyJob): Promise<VerifyResult> {
+async function verify({ dir, list, seal, full }: VerifyJob): Promise<VerifyResult> {
   setPriority(constants.priority.PRIORITY_LOW);
-  return verifyLayer(job);
+  let tree: EntryNode;
+  try {
+    tree = readEntryTree(list, seal);
+  } catch (err) {
+    const message = isErrno(err, 'ENOENT') ? 'the list of its files is gone' : `its list cannot be used: ${describeError(err)}`;
+    return { problem: { kind: 'damaged', message }, count: 1 };
+  }
+  if (!existsSync(dir)) return { problem: { kind: 'missing', message: 'its directory is gone' }, count: 1 };
+  return inJail(dir, () => verifyTree(tree, { full }));
 }
 
 serveJobs((job: UnpackChildJob) => {

@@ -105,7 +105,7 @@ export class Extractor implements TarSink {
       if (entry.uid !== 0 || entry.gid !== 0) fchownSync(fd, entry.uid, entry.gid);
       if ((entry.mode & 0o7000) !== 0) fchmodSync(fd, entry.mode);
       this.#setXattrs(path, entry);
-      futimesSync(fd, entry.mtime, entry.mtime);
+      futimesSync(fd, timeOf(entry.mtime), timeOf(entry.mtime));
     } finally {
       closeSync(fd);
     }
@@ -116,7 +116,7 @@ export class Extractor implements TarSink {
   finish(): void {
     for (const [path, mtime] of this.#directoryTimes.reverse()) {
       try {
-        lutimesSync(at(path), mtime, mtime);
+        lutimesSync(at(path), timeOf(mtime), timeOf(mtime));
       } catch (err) {
         if (!isErrno(err, 'ENOENT')) throw err; // a later entry took its place
       }
@@ -161,7 +161,7 @@ export class Extractor implements TarSink {
       if (entry.type !== 'symlink') chmodSync(full, entry.mode);
       this.#list?.add(lineOf(path, entry));
       this.#setXattrs(path, entry);
-      lutimesSync(full, entry.mtime, entry.mtime);
+      lutimesSync(full, timeOf(entry.mtime), timeOf(entry.mtime));
     }
     this.#count(path);
   }
@@ -314,6 +314,11 @@ export class Extractor implements TarSink {
 function lineOf(path: string, { type, link, mode, uid, gid, major, minor }: TarEntry): EntryLine {
   if (type === 'symlink') return ['symlink', path, link, uid, gid];
   return ['node', path, nodeType(type) | mode, type === 'fifo' ? 0 : Number(makedev(major, minor)), uid, gid];
+}
+
+/** Node takes a negative number for the time now. */
+function timeOf(seconds: number): number | Date {
+  return seconds < 0 ? new Date(seconds * 1_000) : seconds;
 }
 
 function isExisting(err: unknown): boolean {

@@ -1,11 +1,10 @@
 import { closeSync, constants, lstatSync, openSync, readdirSync, readlinkSync, readSync, type Stats } from 'node:fs';
 import { crc32 } from 'node:zlib';
-import { isErrno } from '#base/errors.ts';
 import { readXattr } from '#base/sys.ts';
 import type { EntryListWriter } from './entry-list.ts';
-import { type EntryNode, type Inode, isDirectory, readEntryTree } from './entry-tree.ts';
-import { below, isWhiteout, show } from './jail-path.ts';
-import type { VerifyJob, VerifyResult } from './jobs.ts';
+import { type EntryNode, type Inode, isDirectory } from './entry-tree.ts';
+import { at, below, isWhiteout, show } from './jail-path.ts';
+import type { VerifyResult } from './jobs.ts';
 
 const READ_BYTES = 256 * 1024;
 /** Of file types in a mode. */
@@ -13,39 +12,32 @@ const TYPE_BITS = 0o170000;
 const OPAQUE = 'trusted.overlay.opaque';
 
 /**
- * Compares an unpacked layer with the list of what was unpacked: names, types, modes, owners, sizes, links and attributes;
- * with `full` the content of files too. No symlink is followed.
+ * Compares an unpacked layer, which the process must be in a chroot of, since its names may be as long as the kernel takes
+ * them, with the list of what was unpacked: names, types, modes, owners, sizes, links and attributes;
+ * with `full` the content of files too. No symlink is
+ * followed.
  */
-export function verifyLayer({ dir, list, seal, full }: Pick<VerifyJob, 'dir' | 'list' | 'seal' | 'full'>): VerifyResult {
-  let tree: EntryNode;
-  try {
-    tree = readEntryTree(list, seal);
-  } catch (err) {
-    const message = isErrno(err, 'ENOENT') ? 'the list of its files is gone' : `its list cannot be used: ${err instanceof Error ? err.message : String(err)}`;
-    return { problem: { kind: 'damaged', message }, count: 1 };
-  }
-  const comparison = new Comparison(dir, full);
+export function verifyTree(tree: EntryNode, { full }: { full: boolean }): VerifyResult {
+  const comparison = new Comparison(full);
   comparison.directory('', tree);
   return { problem: comparison.problem, count: comparison.count };
 }
 
 class Comparison {
-  readonly #dir: string;
   readonly #full: boolean;
   /** Which inode on disk each inode of the list is, once it has been met. */
   readonly #met = new Map<Inode, number>();
   problem: VerifyResult['problem'];
   count = 0;
 
-  constructor(dir: string, full: boolean) {
-    this.#dir = dir;
+  constructor(full: boolean) {
     this.#full = full;
   }
 
   directory(path: string, node: EntryNode): void {
     let stat: Stats | undefined;
     try {
-      stat = lstatSync(inDir(this.#dir, path), { throwIfNoEntry: false });
+      stat = lstatSync(at(path), { throwIfNoEntry: false });
     } catch (err) {
       this.#wrong('altered', path, reason(err)); // EIO, EUCLEAN: the file system itself is damaged
       return;
@@ -58,7 +50,7 @@ class Comparison {
     if (!stat.isDirectory()) return;
     let names: string[];
     try {
-      names = readdirSync(inDir(this.#dir, path), 'latin1');
+      names = readdirSync(at(path), 'latin1');
     } catch (err) {
       this.#wrong('altered', path, reason(err));
       return;
@@ -87,7 +79,7 @@ class Comparison {
         return isWhiteout(stat) ? undefined : `is a ${type}, not a whiteout`;
       case 'symlink': {
         if (type !== 'symlink') return `is a ${type}, not a symlink`;
-        const target = readlinkSync(inDir(this.#dir, path), 'latin1');
+        const target = readlinkSync(at(path), 'latin1');
         return target === line[2] ? owner(stat, line[3], line[4]) : `leads to ${show(target)}, not to ${show(line[2])}`;
       }
       case 'node':
@@ -109,9 +101,9 @@ class Comparison {
 
   #attributes(path: string, { opaque, xattrs }: Inode): string | undefined {
     try {
-      if (opaque && readXattr(inDir(this.#dir, path), OPAQUE) === undefined) return 'no longer hides what is below it';
+      if (opaque && readXattr(at(path), OPAQUE) === undefined) return 'no longer hides what is below it';
       for (const [name, crc] of Object.entries(xattrs)) {
-        const value = readXattr(inDir(this.#dir, path), name);
+        const value = readXattr(at(path), name);
         if (value === undefined) return `has lost its attribute ${name}`;
         if (crc32(value) !== crc) return `has another value of the attribute ${name}`;
       }
@@ -123,7 +115,7 @@ class Comparison {
 
   #content(path: string, crc: number): string | undefined {
     try {
-      return crcOfFile(inDir(this.#dir, path)) === crc ? undefined : 'has other content';
+      return crcOfFile(at(path)) === crc ? undefined : 'has other content';
     } catch (err) {
       return reason(err);
     }
@@ -136,13 +128,13 @@ class Comparison {
 }
 
 /**
- * Writes the list of what a directory holds: for a layer that was unpacked over a mount, where the kernel copies up files
+ * Writes the list of what the jail holds: for a layer that was unpacked over a mount, where the kernel copies up files
  * of the layers below.
  */
-export function listTree(dir: string, list: EntryListWriter): void {
+export function listTree(list: EntryListWriter): void {
   const linked = new Map<number, string>();
   const visit = (path: string): void => {
-    const full = inDir(dir, path);
+    const full = at(path);
     const stat = lstatSync(full);
     const type = typeOf(stat);
     const { mode, uid, gid, size, ino, rdev } = stat;
@@ -191,9 +183,4 @@ function typeOf(stat: Stats): string {
 
 function reason(err: unknown): string {
   return `cannot be read: ${err instanceof Error ? err.message : String(err)}`;
-}
-
-/** latin1 below a directory of ours. */
-function inDir(dir: string, path: string): Buffer {
-  return path === '' ? Buffer.from(dir) : Buffer.concat([Buffer.from(`${dir}/`), Buffer.from(path, 'latin1')]);
 }
