@@ -122,13 +122,14 @@ function prepare({ handler, config = {}, registry = '' }: DaemonOptions): Layout
   const directory = mkdtempSync(join(tmpdir(), 'd'));
   chmodSync(directory, 0o711); // as /run and /var/lib: root of a user namespace has to get to its files
   const network = `${mark()}${directory.slice(-6).replace(/[^a-zA-Z0-9]/g, 'x')}`;
+  const runroot = String(config.berth?.runroot ?? join(directory, 'r'));
   const programs = join(directory, 'bin');
   mkdirSync(programs);
   const layout: Layout = {
     directory,
     root: String(config.berth?.root ?? join(directory, 'root')),
-    runroot: join(directory, 'r'),
-    socket: join(directory, 'r/berth.sock'),
+    runroot,
+    socket: join(runroot, 'berth.sock'),
     configFile: join(directory, 'berth.conf'),
     networkDir: join(directory, 'net.d'),
     faults: new Faults(programs, {
