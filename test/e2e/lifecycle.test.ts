@@ -5,6 +5,7 @@ import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { ContainerState, NamespaceMode, PodSandboxState } from '../../proto/cri.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
+import { proves } from '../support/fields.ts';
 import { BUSYBOX, NGINX } from '../support/images.ts';
 import { ensureImage, makeContainer, makePod, readLog, runPod, startContainer, startPod } from '../support/pod.ts';
 import { until } from '../support/wait.ts';
@@ -43,87 +44,117 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     return stdout.toString().trim();
   }
 
-  test('a pod has its own address, and its status says what the kubelet needs', async () => {
-    const pod = makePod(daemon, { annotations: { 'a/b': ' spaces \n and "quotes" ü ', empty: '' }, labels: { app: 'wéb' } });
-    const before = BigInt(Date.now()) * 1_000_000n;
-    const podId = await runPod(daemon, pod);
-    expect(podId).toMatch(/^[0-9a-f]{64}$/);
+  test(
+    'a pod has its own address, and its status says what the kubelet needs',
+    proves(
+      'PodSandboxConfig.metadata',
+      'PodSandboxMetadata.name',
+      'PodSandboxMetadata.uid',
+      'PodSandboxMetadata.namespace',
+      'PodSandboxMetadata.attempt',
+      'PodSandboxConfig.labels',
+      'PodSandboxConfig.annotations',
+      'PodSandboxConfig.linux',
+      'LinuxPodSandboxConfig.security_context',
+      'LinuxSandboxSecurityContext.namespace_options',
+    ),
+    async () => {
+      const pod = makePod(daemon, { annotations: { 'a/b': ' spaces \n and "quotes" ü ', empty: '' }, labels: { app: 'wéb' } });
+      const before = BigInt(Date.now()) * 1_000_000n;
+      const podId = await runPod(daemon, pod);
+      expect(podId).toMatch(/^[0-9a-f]{64}$/);
 
-    const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
-    expect(found).toMatchObject({
-      id: podId,
-      metadata: pod.config.metadata,
-      state: PodSandboxState.SANDBOX_READY,
-      labels: pod.config.labels,
-      annotations: pod.config.annotations,
-      runtime_handler: '',
-      linux: { namespaces: { options: { network: NamespaceMode.POD, ipc: NamespaceMode.POD, pid: NamespaceMode.CONTAINER } } },
-    });
-    expect(found?.network?.ip.startsWith(`${daemon.subnet}.`)).toBe(true);
-    expect(BigInt(found?.created_at ?? 0)).toBeGreaterThan(before);
-
-    const { items } = await daemon.cri.ListPodSandbox({ filter: { label_selector: { 'io.kubernetes.pod.uid': pod.config.metadata.uid } } });
-    expect(items).toMatchObject([{ id: podId, metadata: pod.config.metadata, state: PodSandboxState.SANDBOX_READY, annotations: pod.config.annotations }]);
-    expect((await daemon.cri.ListPodSandbox({ filter: { label_selector: { app: 'other' } } })).items).toEqual([]);
-    expect((await daemon.cri.ListPodSandbox({ filter: { id: podId, state: { state: PodSandboxState.SANDBOX_NOTREADY } } })).items).toEqual([]);
-
-    await remove(podId);
-    await expect(daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId })).rejects.toMatchObject({ code: status.NOT_FOUND });
-  });
-
-  test('a container sees what the kubelet asked for', async () => {
-    const { pod, podId, containerId, container } = await startPod(daemon);
-    expect(await shell(containerId, 'hostname; cat /etc/hostname')).toBe(`${pod.config.metadata.name}\n${pod.config.metadata.name}`);
-    expect(await shell(containerId, 'cat /etc/resolv.conf')).toBe(
-      'search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5',
-    );
-    expect(await shell(containerId, 'cat /etc/hosts')).toContain('Kubernetes-managed');
-    expect(await shell(containerId, 'echo "$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"')).toBe('10.96.0.1:443');
-    expect(await shell(containerId, 'cat /var/run/secrets/kubernetes.io/serviceaccount/token')).toBe('a token');
-    expect(await shell(containerId, 'touch /var/run/secrets/kubernetes.io/serviceaccount/x 2>&1 || true')).toContain('Read-only');
-    expect(await shell(containerId, 'grep -E "^(Seccomp|NoNewPrivs):" /proc/self/status')).toBe('NoNewPrivs:\t0\nSeccomp:\t2');
-    expect(await shell(containerId, 'df -k /dev/shm | tail -n 1 | tr -s " " | cut -d " " -f 2')).toBe('65536');
-    expect(await shell(containerId, 'cat /proc/keys 2>/dev/null | wc -c; echo 1 2>/dev/null >/proc/sys/kernel/domainname || echo denied')).toBe('0\ndenied');
-    expect(await shell(containerId, 'cat /proc/1/comm')).toBe('sleep');
-    expect(await shell(containerId, 'ls /sys/class/net')).toBe('eth0\nlo');
-
-    const found = await containerStatus(containerId);
-    const { image } = await daemon.cri.ImageStatus({ image: { image: BUSYBOX } });
-    expect(found).toMatchObject({
-      metadata: container.metadata,
-      state: ContainerState.CONTAINER_RUNNING,
-      labels: container.labels,
-      annotations: container.annotations,
-      image: { image: BUSYBOX },
-      image_id: image?.id,
-      log_path: join(pod.logDirectory, 'main/0.log'),
-      user: { linux: { uid: '0', gid: '0' } },
-      resources: { linux: { cpu_shares: '102', memory_limit_in_bytes: String(64 * 1024 ** 2) } },
-    });
-    expect(found.image_ref).not.toBe('');
-    expect(found.mounts.find(({ container_path }) => container_path === '/dev/termination-log')?.host_path).toBe(container.mounts?.[2]?.host_path);
-
-    const { containers } = await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId, state: { state: ContainerState.CONTAINER_RUNNING } } });
-    expect(containers).toMatchObject([{ id: containerId, pod_sandbox_id: podId, metadata: container.metadata, annotations: container.annotations }]);
-    await remove(podId);
-    expect((await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId } })).containers).toEqual([]);
-  });
-
-  test('a server in a pod answers at its address and at its host port', async () => {
-    const host = 20_000 + (Number.parseInt(daemon.network.slice(2, 6), 16) % 10_000);
-    const { podId } = await startPod(daemon, { hostPorts: [{ container: 80, host }] }, { image: NGINX, name: 'nginx', command: [] });
-    const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
-    const page = (address: string) =>
-      until(`an answer from ${address}`, async () => {
-        const response = await fetch(`http://${address}/`).catch(() => undefined);
-        return response?.text();
+      const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
+      expect(found).toMatchObject({
+        id: podId,
+        metadata: pod.config.metadata,
+        state: PodSandboxState.SANDBOX_READY,
+        labels: pod.config.labels,
+        annotations: pod.config.annotations,
+        runtime_handler: '',
+        linux: { namespaces: { options: { network: NamespaceMode.POD, ipc: NamespaceMode.POD, pid: NamespaceMode.CONTAINER } } },
       });
-    expect(await page(found?.network?.ip ?? '')).toContain('Welcome to nginx!');
-    expect(await page(`127.0.0.1:${host}`)).toContain('Welcome to nginx!');
-    await remove(podId);
-  });
+      expect(found?.network?.ip.startsWith(`${daemon.subnet}.`)).toBe(true);
+      expect(BigInt(found?.created_at ?? 0)).toBeGreaterThan(before);
 
-  test('a static pod of the host network shows the node', async () => {
+      const { items } = await daemon.cri.ListPodSandbox({ filter: { label_selector: { 'io.kubernetes.pod.uid': pod.config.metadata.uid } } });
+      expect(items).toMatchObject([{ id: podId, metadata: pod.config.metadata, state: PodSandboxState.SANDBOX_READY, annotations: pod.config.annotations }]);
+      expect((await daemon.cri.ListPodSandbox({ filter: { label_selector: { app: 'other' } } })).items).toEqual([]);
+      expect((await daemon.cri.ListPodSandbox({ filter: { id: podId, state: { state: PodSandboxState.SANDBOX_NOTREADY } } })).items).toEqual([]);
+
+      await remove(podId);
+      await expect(daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId })).rejects.toMatchObject({ code: status.NOT_FOUND });
+    },
+  );
+
+  test(
+    'a container sees what the kubelet asked for',
+    proves(
+      'PodSandboxConfig.hostname',
+      'PodSandboxConfig.log_directory',
+      'PodSandboxConfig.dns_config',
+      'DNSConfig.servers',
+      'DNSConfig.searches',
+      'DNSConfig.options',
+    ),
+    async () => {
+      const { pod, podId, containerId, container } = await startPod(daemon);
+      expect(await shell(containerId, 'hostname; cat /etc/hostname')).toBe(`${pod.config.metadata.name}\n${pod.config.metadata.name}`);
+      expect(await shell(containerId, 'cat /etc/resolv.conf')).toBe(
+        'search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5',
+      );
+      expect(await shell(containerId, 'cat /etc/hosts')).toContain('Kubernetes-managed');
+      expect(await shell(containerId, 'echo "$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"')).toBe('10.96.0.1:443');
+      expect(await shell(containerId, 'cat /var/run/secrets/kubernetes.io/serviceaccount/token')).toBe('a token');
+      expect(await shell(containerId, 'touch /var/run/secrets/kubernetes.io/serviceaccount/x 2>&1 || true')).toContain('Read-only');
+      expect(await shell(containerId, 'grep -E "^(Seccomp|NoNewPrivs):" /proc/self/status')).toBe('NoNewPrivs:\t0\nSeccomp:\t2');
+      expect(await shell(containerId, 'df -k /dev/shm | tail -n 1 | tr -s " " | cut -d " " -f 2')).toBe('65536');
+      expect(await shell(containerId, 'cat /proc/keys 2>/dev/null | wc -c; echo 1 2>/dev/null >/proc/sys/kernel/domainname || echo denied')).toBe('0\ndenied');
+      expect(await shell(containerId, 'cat /proc/1/comm')).toBe('sleep');
+      expect(await shell(containerId, 'ls /sys/class/net')).toBe('eth0\nlo');
+
+      const found = await containerStatus(containerId);
+      const { image } = await daemon.cri.ImageStatus({ image: { image: BUSYBOX } });
+      expect(found).toMatchObject({
+        metadata: container.metadata,
+        state: ContainerState.CONTAINER_RUNNING,
+        labels: container.labels,
+        annotations: container.annotations,
+        image: { image: BUSYBOX },
+        image_id: image?.id,
+        log_path: join(pod.logDirectory, 'main/0.log'),
+        user: { linux: { uid: '0', gid: '0' } },
+        resources: { linux: { cpu_shares: '102', memory_limit_in_bytes: String(64 * 1024 ** 2) } },
+      });
+      expect(found.image_ref).not.toBe('');
+      expect(found.mounts.find(({ container_path }) => container_path === '/dev/termination-log')?.host_path).toBe(container.mounts?.[2]?.host_path);
+
+      const { containers } = await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId, state: { state: ContainerState.CONTAINER_RUNNING } } });
+      expect(containers).toMatchObject([{ id: containerId, pod_sandbox_id: podId, metadata: container.metadata, annotations: container.annotations }]);
+      await remove(podId);
+      expect((await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId } })).containers).toEqual([]);
+    },
+  );
+
+  test(
+    'a server in a pod answers at its address and at its host port',
+    proves('PodSandboxConfig.port_mappings', 'PortMapping.protocol', 'PortMapping.container_port', 'PortMapping.host_port'),
+    async () => {
+      const host = 20_000 + (Number.parseInt(daemon.network.slice(2, 6), 16) % 10_000);
+      const { podId } = await startPod(daemon, { hostPorts: [{ container: 80, host }] }, { image: NGINX, name: 'nginx', command: [] });
+      const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
+      const page = (address: string) =>
+        until(`an answer from ${address}`, async () => {
+          const response = await fetch(`http://${address}/`).catch(() => undefined);
+          return response?.text();
+        });
+      expect(await page(found?.network?.ip ?? '')).toContain('Welcome to nginx!');
+      expect(await page(`127.0.0.1:${host}`)).toContain('Welcome to nginx!');
+      await remove(podId);
+    },
+  );
+
+  test('a static pod of the host network shows the node', proves('NamespaceOption.network'), async () => {
     const { podId, containerId } = await startPod(daemon, { hostNetwork: true, name: 'kube-apiserver-node' });
     const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
     expect(found?.linux?.namespaces?.options?.network).toBe(NamespaceMode.NODE);
@@ -134,11 +165,15 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     await remove(podId);
   });
 
-  test('containers of a pod share processes when it asks for that', async () => {
-    const { podId, containerId } = await startPod(daemon, { shareProcessNamespace: true });
-    expect(await shell(containerId, 'cat /proc/1/comm; cat /proc/[0-9]*/comm')).toMatch(/^(catatonit|pause)\n[\s\S]*sleep/);
-    await remove(podId);
-  });
+  test(
+    'containers of a pod share processes when it asks for that',
+    proves('NamespaceOption.pid', 'LinuxContainerSecurityContext.namespace_options'),
+    async () => {
+      const { podId, containerId } = await startPod(daemon, { shareProcessNamespace: true });
+      expect(await shell(containerId, 'cat /proc/1/comm; cat /proc/[0-9]*/comm')).toMatch(/^(catatonit|pause)\n[\s\S]*sleep/);
+      await remove(podId);
+    },
+  );
 
   test.each([
     { script: 'exit 0', exit_code: 0, reason: 'Completed' },
@@ -289,27 +324,31 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     await remove(podId);
   });
 
-  test('user, read-only root and privilege are as asked', async () => {
-    const pod = makePod(daemon, { privileged: true });
-    const podId = await runPod(daemon, pod);
-    await ensureImage(daemon, BUSYBOX);
-    const run = async (name: string, security: object): Promise<string> => {
-      const plain = makeContainer(pod, { name });
-      const config = { ...plain, linux: { ...plain.linux, security_context: { ...plain.linux?.security_context, ...security } } };
-      const { container_id } = await daemon.cri.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod.config });
-      await daemon.cri.StartContainer({ container_id });
-      return container_id;
-    };
-    const user = await run('user', { run_as_user: { value: '1000' }, run_as_group: { value: '2000' }, supplemental_groups: ['3000'], no_new_privs: true });
-    expect(await shell(user, 'id -u; id -g; id -G; grep NoNewPrivs /proc/self/status')).toBe('1000\n2000\n2000 3000\nNoNewPrivs:\t1');
-    expect((await containerStatus(user)).user?.linux).toMatchObject({ uid: '1000', gid: '2000' });
-    const frozen = await run('frozen', { readonly_rootfs: true });
-    expect(await shell(frozen, 'touch /x 2>&1 || true')).toContain('Read-only');
-    const privileged = await run('privileged', { privileged: true });
-    expect(await shell(privileged, 'cd /proc/sys/net/ipv4; echo "$(cat ip_forward)" >ip_forward; grep Seccomp: /proc/self/status')).toBe('Seccomp:\t0');
-    expect(await shell(privileged, 'ls /dev/kmsg')).toBe('/dev/kmsg');
-    await remove(podId);
-  });
+  test(
+    'user, read-only root and privilege are as asked',
+    proves('LinuxSandboxSecurityContext.privileged', 'LinuxContainerSecurityContext.privileged', 'LinuxContainerSecurityContext.no_new_privs'),
+    async () => {
+      const pod = makePod(daemon, { privileged: true });
+      const podId = await runPod(daemon, pod);
+      await ensureImage(daemon, BUSYBOX);
+      const run = async (name: string, security: object): Promise<string> => {
+        const plain = makeContainer(pod, { name });
+        const config = { ...plain, linux: { ...plain.linux, security_context: { ...plain.linux?.security_context, ...security } } };
+        const { container_id } = await daemon.cri.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod.config });
+        await daemon.cri.StartContainer({ container_id });
+        return container_id;
+      };
+      const user = await run('user', { run_as_user: { value: '1000' }, run_as_group: { value: '2000' }, supplemental_groups: ['3000'], no_new_privs: true });
+      expect(await shell(user, 'id -u; id -g; id -G; grep NoNewPrivs /proc/self/status')).toBe('1000\n2000\n2000 3000\nNoNewPrivs:\t1');
+      expect((await containerStatus(user)).user?.linux).toMatchObject({ uid: '1000', gid: '2000' });
+      const frozen = await run('frozen', { readonly_rootfs: true });
+      expect(await shell(frozen, 'touch /x 2>&1 || true')).toContain('Read-only');
+      const privileged = await run('privileged', { privileged: true });
+      expect(await shell(privileged, 'cd /proc/sys/net/ipv4; echo "$(cat ip_forward)" >ip_forward; grep Seccomp: /proc/self/status')).toBe('Seccomp:\t0');
+      expect(await shell(privileged, 'ls /dev/kmsg')).toBe('/dev/kmsg');
+      await remove(podId);
+    },
+  );
 
   test('stats of containers and pods are measured', async () => {
     const { pod, podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', 'head -c 5000000 /dev/zero >/file; while true; do :; done'] });
@@ -354,7 +393,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     await expect(daemon.cri.RunPodSandbox({ config: pod.config, runtime_handler: 'nope' })).rejects.toThrow(/^(?=.*nope)(?=.*crun)(?=.*runc)/);
   });
 
-  test('sysctls of the pod are set in it', async () => {
+  test('sysctls of the pod are set in it', proves('LinuxPodSandboxConfig.sysctls'), async () => {
     const { podId, containerId } = await startPod(daemon, { sysctls: { 'net.ipv4.ip_unprivileged_port_start': '80', 'kernel.shm_rmid_forced': '1' } });
     expect(await shell(containerId, 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced')).toBe('80\n1');
     await remove(podId);

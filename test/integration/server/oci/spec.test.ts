@@ -5,6 +5,7 @@ import { mount as mountPath, umount } from '../../../../base/sys.ts';
 import { NamespaceMode, SecurityProfileProfileType } from '../../../../proto/cri.ts';
 import { readHostFacts } from '../../../../server/oci/host-facts.ts';
 import { buildPauseSpec } from '../../../../server/oci/pause-spec.ts';
+import { proves } from '../../../support/fields.ts';
 import { containerConfig, image, mount, namespaceOptions, resources, sandboxConfig } from '../../../unit/server/oci/requests.ts';
 import { createWorld, OUT, runtimes, script } from './world.ts';
 
@@ -40,21 +41,25 @@ describe.each(runtimes)('a container made by %s from buildContainerSpec()', (run
     expect(said).toContain('root:x:0:0:root:/root:/bin/sh');
   });
 
-  test('has the capabilities of the defaults and the request, and only them', async () => {
-    const config = containerConfig(
-      { command: script('grep Cap /proc/self/status; grep NoNewPrivs /proc/self/status') },
-      { capabilities: { add_capabilities: ['NET_ADMIN'], drop_capabilities: ['KILL'], add_ambient_capabilities: [] }, no_new_privs: true },
-    );
-    const { spec } = await world.build(config);
-    const said = await world.inspect(spec);
-    const mask = ((1n << 0n) | (1n << 10n) | (1n << 12n)).toString(16).padStart(16, '0'); // CHOWN, NET_BIND_SERVICE, NET_ADMIN
-    expect(said).toContain(`CapEff:\t${mask}`);
-    expect(said).toContain(`CapBnd:\t${mask}`);
-    expect(said).toContain(`CapInh:\t${'0'.repeat(16)}`);
-    expect(said).toContain('NoNewPrivs:\t1');
-  });
+  test(
+    'has the capabilities of the defaults and the request, and only them',
+    proves('Capability.add_capabilities', 'Capability.drop_capabilities', 'LinuxContainerSecurityContext.capabilities'),
+    async () => {
+      const config = containerConfig(
+        { command: script('grep Cap /proc/self/status; grep NoNewPrivs /proc/self/status') },
+        { capabilities: { add_capabilities: ['NET_ADMIN'], drop_capabilities: ['KILL'], add_ambient_capabilities: [] }, no_new_privs: true },
+      );
+      const { spec } = await world.build(config);
+      const said = await world.inspect(spec);
+      const mask = ((1n << 0n) | (1n << 10n) | (1n << 12n)).toString(16).padStart(16, '0'); // CHOWN, NET_BIND_SERVICE, NET_ADMIN
+      expect(said).toContain(`CapEff:\t${mask}`);
+      expect(said).toContain(`CapBnd:\t${mask}`);
+      expect(said).toContain(`CapInh:\t${'0'.repeat(16)}`);
+      expect(said).toContain('NoNewPrivs:\t1');
+    },
+  );
 
-  test('keeps an ambient capability without being root', async () => {
+  test('keeps an ambient capability without being root', proves('Capability.add_ambient_capabilities'), async () => {
     const config = containerConfig(
       { command: script('grep Cap /proc/self/status') },
       {
@@ -67,17 +72,21 @@ describe.each(runtimes)('a container made by %s from buildContainerSpec()', (run
     for (const set of ['CapEff', 'CapPrm', 'CapBnd', 'CapAmb']) expect(said).toContain(`${set}:\t0000000000000400`);
   });
 
-  test('runs under the built-in seccomp profile, which refuses namespaces and leaves the rest alone', async () => {
-    const config = containerConfig(
-      { command: script('grep Seccomp: /proc/self/status; unshare -U true; touch /tmp/a && mv /tmp/a /tmp/b && ls /tmp; sleep 0.01 && echo slept') },
-      { seccomp: runtimeDefault },
-    );
-    const { spec } = await world.build(config);
-    const said = await world.inspect(spec);
-    expect(said).toContain('Seccomp:\t2');
-    expect(said).toMatch(/unshare.*Operation not permitted/);
-    expect(said).toContain('slept');
-  });
+  test(
+    'runs under the built-in seccomp profile, which refuses namespaces and leaves the rest alone',
+    proves('LinuxContainerSecurityContext.seccomp', 'SecurityProfile.profile_type'),
+    async () => {
+      const config = containerConfig(
+        { command: script('grep Seccomp: /proc/self/status; unshare -U true; touch /tmp/a && mv /tmp/a /tmp/b && ls /tmp; sleep 0.01 && echo slept') },
+        { seccomp: runtimeDefault },
+      );
+      const { spec } = await world.build(config);
+      const said = await world.inspect(spec);
+      expect(said).toContain('Seccomp:\t2');
+      expect(said).toMatch(/unshare.*Operation not permitted/);
+      expect(said).toContain('slept');
+    },
+  );
 
   test('may make namespaces under the built-in profile when it has CAP_SYS_ADMIN', async () => {
     const config = containerConfig(
@@ -95,7 +104,7 @@ describe.each(runtimes)('a container made by %s from buildContainerSpec()', (run
     expect(await world.inspect(spec)).toContain('Seccomp:\t0');
   });
 
-  test('runs under a profile from a file', async () => {
+  test('runs under a profile from a file', proves('SecurityProfile.localhost_ref'), async () => {
     const path = join(world.root, 'block.json');
     await writeFile(path, JSON.stringify({ defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ names: ['mkdir', 'mkdirat'], action: 'SCMP_ACT_ERRNO' }] }));
     const seccomp = { profile_type: SecurityProfileProfileType.Localhost, localhost_ref: path };
@@ -103,16 +112,20 @@ describe.each(runtimes)('a container made by %s from buildContainerSpec()', (run
     expect(await world.inspect(spec)).toMatch(/Operation not permitted/);
   });
 
-  test('sees masked paths empty and read-only paths read-only, and none of them when the lists are empty', async () => {
-    const paths = { masked_paths: ['/proc/version', '/proc/nothing-there', '/sys/firmware'], readonly_paths: ['/proc/sys', '/proc/also-not-there'] };
-    const probe = script('stat -c %t,%T /proc/version; ls -A /sys/firmware; grep " /proc/sys " /proc/self/mountinfo; echo end');
-    const masked = await world.inspect((await world.build(containerConfig({ command: probe }, paths))).spec);
-    expect(masked).toMatch(/^1,3\n/); // /dev/null on it
-    expect(masked).toMatch(/ \/proc\/sys ro,/);
-    const open = await world.inspect((await world.build(containerConfig({ command: probe }))).spec);
-    expect(open).toMatch(/^0,0\n/);
-    expect(open).not.toContain('/proc/sys');
-  });
+  test(
+    'sees masked paths empty and read-only paths read-only, and none of them when the lists are empty',
+    proves('LinuxContainerSecurityContext.masked_paths', 'LinuxContainerSecurityContext.readonly_paths'),
+    async () => {
+      const paths = { masked_paths: ['/proc/version', '/proc/nothing-there', '/sys/firmware'], readonly_paths: ['/proc/sys', '/proc/also-not-there'] };
+      const probe = script('stat -c %t,%T /proc/version; ls -A /sys/firmware; grep " /proc/sys " /proc/self/mountinfo; echo end');
+      const masked = await world.inspect((await world.build(containerConfig({ command: probe }, paths))).spec);
+      expect(masked).toMatch(/^1,3\n/); // /dev/null on it
+      expect(masked).toMatch(/ \/proc\/sys ro,/);
+      const open = await world.inspect((await world.build(containerConfig({ command: probe }))).spec);
+      expect(open).toMatch(/^0,0\n/);
+      expect(open).not.toContain('/proc/sys');
+    },
+  );
 
   test('has a read-only root with the rest as writable as it was, and writable image volumes', async () => {
     const probe = script('touch /file; touch /dev/shm/a && echo shm; touch /vol/b && echo volume; ls /vol; touch /data/c && echo data');
@@ -154,7 +167,7 @@ describe.each(runtimes)('a container made by %s from buildContainerSpec()', (run
     expect(said).toMatch(/\/outer\/sub ro,nodev,noexec/);
   });
 
-  test('has a recursive read-only mount all the way down', async () => {
+  test('has a recursive read-only mount all the way down', proves('Mount.recursive_read_only'), async () => {
     const tree = join(world.root, 'tree');
     await mkdir(join(tree, 'below'), { recursive: true });
     mountPath('tmpfs', join(tree, 'below'), 'tmpfs');
