@@ -74,19 +74,19 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
 
   test('a container for debugging sees the processes of its target', proves('NamespaceOption.target_id'), async () => {
     const { pod, podId, containerId } = await startPod(daemon);
-    const plain = makeContainer(pod, { name: 'debug' });
-    const create = async (target_id: string) => {
+    const create = async (name: string, target_id: string) => {
+      const plain = makeContainer(pod, { name });
       const namespace_options = { ...pod.config.linux?.security_context?.namespace_options, pid: NamespaceMode.TARGET, target_id };
       const linux = { ...plain.linux, security_context: { ...plain.linux?.security_context, namespace_options } };
       const { container_id } = await daemon.cri.CreateContainer({ pod_sandbox_id: podId, config: { ...plain, linux }, sandbox_config: pod.config });
       return container_id;
     };
-    const debug = await create(containerId);
+    const debug = await create('debug', containerId);
     await daemon.cri.StartContainer({ container_id: debug });
     expect(await shell(debug, 'tr "\\0" " " </proc/1/cmdline; [ $$ -ne 1 ] && readlink /proc/1/ns/pid')).toBe(
       `sleep 10000 ${await shell(containerId, 'readlink /proc/1/ns/pid')}`,
     );
-    await expect(create('0'.repeat(64))).rejects.toThrow(/namespace_options\.target_id: "0+" is no container of this pod/);
+    await expect(create('astray', '0'.repeat(64))).rejects.toThrow(/namespace_options\.target_id: "0+" is no container of this pod/);
     await remove(podId);
   });
 
