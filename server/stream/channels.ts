@@ -5,7 +5,7 @@ import { Gate } from './gate.ts';
 const READ_AHEAD_BYTES = 256 * 1024;
 const WRITE_AHEAD_BYTES = 64 * 1024;
 /** Nothing tells of a peer's end while its socket is not read, so it is written to. */
-const PROBE_MS = 2_000;
+const PROBE_MS = 1_000;
 /** How long a client may take to close when all has been sent. */
 const LINGER_MS = 10_000;
 

@@ -20,6 +20,8 @@ export interface StreamServerOptions extends Limits {
   readonly log: Log;
   /** How long a client's machine may be silent before it is asked whether it is there. Default 15,000. */
   readonly keepAliveMs?: number;
+  /** Between two looks at the files of TLS. Default 5,000. */
+  readonly tlsLookMs?: number;
 }
 
 export interface StreamServer extends StreamUrls, AsyncDisposable {
@@ -79,7 +81,7 @@ export async function serveStreams(options: StreamServerOptions): Promise<Stream
 
   const bound = await listen(server, address, port);
   undo.defer(() => stop(server, sockets, sessions));
-  if (files !== undefined) undo.use(files.follow(server as TlsServer));
+  if (files !== undefined) undo.use(files.follow(server as TlsServer, options.tlsLookMs));
   const baseUrl = `${tls === undefined ? 'http' : 'https'}://${urlHost(address)}:${bound}`;
   const kept = undo.move();
   const url = (ticket: Ticket): string => `${baseUrl}/${ticket.kind}/${tokens.add(ticket)}`;

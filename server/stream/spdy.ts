@@ -13,7 +13,7 @@ const MAX_FRAME_BYTES = 256 * 1024;
 /** Of answers and resets that wait for a client that reads nothing. */
 const MAX_ANSWER_BYTES = 1024 * 1024;
 /** Nothing tells of a peer's end while its socket is not read, so it is written to. */
-const PROBE_MS = 2_000;
+const PROBE_MS = 1_000;
 /** How long a client may take to close when all has been sent. */
 const LINGER_MS = 10_000;
 
