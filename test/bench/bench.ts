@@ -1,13 +1,14 @@
-// `npm run bench [-- --pods 50 --samples 20 --rounds 2 --out FILE]`: Berth's bundle and Debian's containerd, both with
+// `npm run bench [-- --pods 50 --samples 20 --rounds 2 --only pods|images --out FILE]`: Berth's bundle and Debian's containerd, both with
 // crun and the same conflist, in turn in one run. Prints a table and writes it, with all samples beside it as JSON.
 import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { run } from '#base/exec.ts';
-import { startRegistry } from '../support/registry.ts';
 import { findTool } from '../support/tool.ts';
+import { startBenchRegistry } from './big-image.ts';
 import { type Peer, startBerth, startContainerd } from './peer.ts';
+import { measureLimit, measureManyImages, measurePulls } from './pulls.ts';
 import { IMAGE, type Measured, measured, measureIdle, measureMany, measureSingle } from './rounds.ts';
 import { machine, table } from './table.ts';
 
@@ -16,18 +17,21 @@ const { values } = parseArgs({
     pods: { type: 'string', default: '50' },
     samples: { type: 'string', default: '20' },
     rounds: { type: 'string', default: '2' },
+    only: { type: 'string', default: '' },
     out: { type: 'string', default: join(import.meta.dirname, 'results.md') },
   },
 });
 const pods = Number(values.pods);
 const samples = Number(values.samples);
+const withPods = values.only !== 'images';
+const withImages = values.only !== 'pods';
 
 const long = AbortSignal.timeout(600_000);
 if (findTool('containerd') === undefined) await run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'containerd'], { signal: long });
 await run(process.execPath, [join(import.meta.dirname, '../../contrib/build.ts')], { signal: long, env: { HOME: process.env.HOME ?? '/root' } });
 
 async function bench(): Promise<void> {
-  await using registry = await startRegistry();
+  await using registry = await startBenchRegistry();
   const results: Record<Peer['name'], Measured> = { berth: measured(), containerd: measured() };
   const load = (): string => readFileSync('/proc/loadavg', 'latin1').split(' ')[0] ?? '';
   const loadBefore = load();
@@ -39,12 +43,17 @@ async function bench(): Promise<void> {
       const into = results[peer.name];
       console.error(`round ${round + 1}: ${peer.name}, load ${load()}`);
       await peer.cri.PullImage({ image: { image: IMAGE } });
-      await measureSingle(peer, { pods: samples, warm: 3 }, into);
-      await measureMany(peer, { pods, atOnce: 10, calls: 30 }, into);
+      if (withPods) {
+        await measureSingle(peer, { pods: samples, warm: 3 }, into);
+        await measureMany(peer, { pods, atOnce: 10, calls: 30 }, into);
+      }
+      if (withImages) await measurePulls(peer, into);
     }
+    if (withImages) await measureLimit(results.berth);
     for (const start of [startBerth, startContainerd]) {
       await using peer = await start(registry.address);
-      await measureIdle(peer, 20, results[peer.name]);
+      if (withPods) await measureIdle(peer, 20, results[peer.name]);
+      if (withImages && round === 0) await measureManyImages(peer, 100, results[peer.name]);
     }
   }
 

@@ -18,13 +18,13 @@ export function measured(): Measured {
   return { samples: new Map(), figures: new Map() };
 }
 
-function add(to: Map<string, number[]>, key: string, value: number): void {
+export function add(to: Map<string, number[]>, key: string, value: number): void {
   to.set(key, [...(to.get(key) ?? []), value]);
 }
 
 let serial = 0;
 
-function podConfig(peer: Peer, logs: string) {
+export function podConfig(peer: Peer, logs: string) {
   serial += 1;
   const name = `p${serial}`;
   return {
@@ -50,11 +50,25 @@ const containerConfig = (name: string) => ({
   },
 });
 
-async function podUp({ cri }: Peer, config: ReturnType<typeof podConfig>): Promise<{ pod: string; container: string }> {
+/** A pod with its one container. */
+export interface UpPod {
+  readonly pod: string;
+  readonly container: string;
+}
+
+/** A pod with a container that sleeps. */
+export async function podUp({ cri }: Peer, config: ReturnType<typeof podConfig>): Promise<UpPod> {
   const { pod_sandbox_id: pod } = await cri.RunPodSandbox({ config, runtime_handler: 'crun' });
   const { container_id: container } = await cri.CreateContainer({ pod_sandbox_id: pod, config: containerConfig(config.metadata.name), sandbox_config: config });
   await cri.StartContainer({ container_id: container });
   return { pod, container };
+}
+
+export async function podDown({ cri }: Peer, { pod, container }: UpPod): Promise<void> {
+  await cri.StopContainer({ container_id: container, timeout: '0' });
+  await cri.RemoveContainer({ container_id: container });
+  await cri.StopPodSandbox({ pod_sandbox_id: pod });
+  await cri.RemovePodSandbox({ pod_sandbox_id: pod });
 }
 
 /** One pod after the other: up, a command in it, down. The first `warm` are not counted. */
@@ -75,12 +89,7 @@ export async function measureSingle(peer: Peer, { pods, warm }: { readonly pods:
       ({ pod, container } = await podUp(peer, config));
     });
     await time('ExecSync, 1 pod', () => cri.ExecSync({ container_id: container, cmd: ['true'], timeout: '10' }));
-    await time('pod-down', async () => {
-      await cri.StopContainer({ container_id: container, timeout: '0' });
-      await cri.RemoveContainer({ container_id: container });
-      await cri.StopPodSandbox({ pod_sandbox_id: pod });
-      await cri.RemovePodSandbox({ pod_sandbox_id: pod });
-    });
+    await time('pod-down', () => podDown(peer, { pod, container }));
   }
 }
 
@@ -147,12 +156,12 @@ async function inParallel(count: number, atOnce: number, work: () => Promise<voi
 }
 
 /** Proportional set size: what of the memory is the process's own, with shared pages divided among those that share them. */
-function pssKib(pid: number): number {
+export function pssKib(pid: number): number {
   return Number(/^Pss:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1'))?.[1] ?? 0);
 }
 
 /** Own CPU time, user and system, without that of children. */
-function cpuMs(pid: number): number {
+export function cpuMs(pid: number): number {
   const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? [];
   const TICK_MS = 10;
   return (Number(fields[11]) + Number(fields[12])) * TICK_MS;

@@ -14,9 +14,10 @@ export interface Counted {
 export interface CountingProxy extends AsyncDisposable {
   readonly address: string;
   readonly requests: Counted[];
+  /** Of each answer; may be changed at any time. */
+  bytesPerSecond: number;
 }
 
-/** `bytesPerSecond` holds for each answer. */
 export async function countingProxy(upstream: string, bytesPerSecond: number): Promise<CountingProxy> {
   const [host = '', port = ''] = upstream.split(':');
   const requests: Counted[] = [];
@@ -26,7 +27,7 @@ export async function countingProxy(upstream: string, bytesPerSecond: number): P
     const slow = new Transform({
       transform: (chunk: Buffer, _encoding, done) => {
         counted.bytes += chunk.length;
-        void sleep((chunk.length / bytesPerSecond) * 1_000).then(() => done(null, chunk));
+        void sleep((chunk.length / proxy.bytesPerSecond) * 1_000).then(() => done(null, chunk));
       },
     });
     const onward = request({ host, port, method: incoming.method, path: incoming.url, headers: incoming.headers }, (response) => {
@@ -39,7 +40,8 @@ export async function countingProxy(upstream: string, bytesPerSecond: number): P
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const address = server.address();
-  return {
+  const proxy: CountingProxy = {
+    bytesPerSecond,
     address: `127.0.0.1:${address !== null && typeof address === 'object' ? address.port : 0}`,
     requests,
     [Symbol.asyncDispose]: async () => {
@@ -47,4 +49,5 @@ export async function countingProxy(upstream: string, bytesPerSecond: number): P
       await new Promise((resolve) => server.close(resolve));
     },
   };
+  return proxy;
 }

@@ -293,8 +293,9 @@ describe('pulls at the same time', () => {
     const cousin = makeImage([{ entries: [{ name: 'x' }] }, { entries: [{ name: 'z' }] }]);
     await using at = await serve({}, contentOf({ 'app:1': image, 'app:2': other, 'app:3': cousin }));
     const { storage, signal } = at.store;
-    await Promise.all(['1', '1', '1', '2', '3'].map((tag) => storage.pull(`example.com/app:${tag}`, { signal })));
-    expect(at.registry.count('/manifests/1')).toBe(1);
+    const handlers = ['', '', '', 'kata'].map((handler) => storage.pull('example.com/app:1', { handler, signal }));
+    await Promise.all([...handlers, ...['2', '3'].map((tag) => storage.pull(`example.com/app:${tag}`, { signal }))]);
+    expect(at.registry.count('/manifests/1')).toBe(2);
     expect(at.registry.count(big)).toBe(1);
     expect(at.registry.count(other.layerDigests[0] as string)).toBe(1);
     expect(await at.store.leftovers()).toEqual({ staging: [], layers: 5, blobs: 3, images: 3 });
@@ -326,7 +327,9 @@ describe('pulls at the same time', () => {
     ]);
     expect(bad.status).toBe('rejected');
     expect(good.status).toBe('fulfilled');
+    // The image is here by now; that is no reason to give it to others.
     await expect(storage.pull('example.com/app:1', { auth: { ...alice, password: 'no' }, signal })).rejects.toThrow('credentials');
+    await expect(storage.pull('example.com/app:1', { signal })).rejects.toThrow(/anonymous|wants credentials/);
   });
 });
 

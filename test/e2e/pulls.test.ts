@@ -3,15 +3,17 @@ import { existsSync, readdirSync, statSync } from 'node:fs';
 import { mkdtempDisposable } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { status } from '@grpc/grpc-js';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { sleep } from '#base/abort.ts';
-import { run } from '#base/exec.ts';
+import { CommandError, run } from '#base/exec.ts';
 import { askDaemon } from '../../server/cli/admin-client.ts';
 import type { CheckFinding } from '../../storage/storage.ts';
 import { DockerRegistry } from '../fixtures/storage/docker-registry.ts';
 import { makeImage, writeLayout } from '../fixtures/storage/image.ts';
 import { type CountingProxy, countingProxy } from '../support/counting-proxy.ts';
-import { type Daemon, startDaemon } from '../support/daemon.ts';
+import { berthCommand, type Daemon, startDaemon } from '../support/daemon.ts';
+import { until } from '../support/wait.ts';
 
 const NAME = 'registry.k8s.io/kill/app:1';
 const MIB = 1024 * 1024;
@@ -171,5 +173,55 @@ describe('a daemon that is killed within a pull', () => {
     await Promise.all([pull(), pull(), pull()]);
     expect(asked(from, '/manifests/')).toBe(1);
     await expectWhole();
+  });
+});
+
+describe('a pull over a slow line', () => {
+  const berth = async (...args: string[]): Promise<{ exitCode: number | undefined; stdout: string; stderr: string }> => {
+    const [file, ...first] = berthCommand();
+    try {
+      return { exitCode: 0, ...(await run(file, [...first, 'image', ...args, '--config', daemon.configFile], { signal: AbortSignal.timeout(60_000) })) };
+    } catch (err) {
+      if (err instanceof CommandError) return err;
+      throw err;
+    }
+  };
+
+  test('ends at its deadline with how far it is; is seen from a second terminal; is joined and finished', async () => {
+    const from = line.requests.length;
+    line.bytesPerSecond = 128 * 1024;
+    const late = daemon.cri.PullImage({ image: { image: NAME } }, { deadlineMs: 10_000 });
+    const told = expect(late).rejects.toMatchObject({
+      code: status.DEADLINE_EXCEEDED,
+      details: expect.stringMatching(
+        new RegExp(
+          `^PullImage: pulling image ${NAME} \\(\\d of 4 layers done, \\d\\.\\d of \\d\\.\\d MiB at \\d\\.\\d MiB/s from ${line.address}\\) did not finish within the deadline$`,
+        ),
+      ),
+    });
+    await until('the pull to be seen', async () => (await berth('pulls')).stdout.includes('downloading'));
+    const { stdout } = await berth('pulls', '--json');
+    expect(JSON.parse(stdout)).toMatchObject([{ image: NAME, stage: 'layers', waiters: 1, layers: [{}, {}, {}, {}] }]);
+    await told;
+    line.bytesPerSecond = 64 * MIB;
+    const { exitCode, stdout: id, stderr } = await berth('pull', NAME);
+    expect({ exitCode, id, stderr }).toMatchObject({ exitCode: 0, id: `${image.id}\n`, stderr: expect.stringContaining(`${NAME}: `) });
+    expect(line.requests.slice(from).filter(({ path }) => path.includes('/manifests/')).length).toBe(1);
+  });
+
+  test('berth image ls, check and rm answer with the exit code', async () => {
+    await pull();
+    expect(await berth('ls')).toMatchObject({ exitCode: 0, stdout: expect.stringContaining(NAME) });
+    expect(await berth('check', '--full')).toMatchObject({ exitCode: 0, stdout: expect.stringContaining('nothing is wrong') });
+    expect(await berth('rm', NAME)).toMatchObject({ exitCode: 0, stdout: `${image.id}\n` });
+    expect(await berth('rm', NAME)).toMatchObject({ exitCode: 1, stderr: `berth: image ${NAME} is not in the store\n` });
+    expect(await berth('pull', 'registry.k8s.io/kill/none:1')).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringMatching(/^berth: pull registry.k8s.io\/kill\/none:1: .*is not there/m),
+    });
+    expect(await berth('pull')).toMatchObject({ exitCode: 2 });
+    await daemon.kill('SIGTERM');
+    expect(await berth('ls')).toMatchObject({ exitCode: 1, stderr: expect.stringContaining(`no daemon listens on ${daemon.runroot}/admin.sock`) });
+    await daemon.start();
   });
 });
