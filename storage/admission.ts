@@ -18,32 +18,41 @@ export interface Verification {
 }
 
 /**
+ * Refuses an image that no signature could help, before anything of it is fetched.
+ * @throws {CriError} as `verifyImage` does.
+ */
+export function refuseOutright(reference: ImageReference, policy: Policy): void {
+  for (const requirement of policy.ruleFor(reference).requirements) {
+    const why = outrightComplaint(requirement);
+    if (why !== undefined) throw failure(reference, policy, why);
+  }
+}
+
+/**
  * Holds an image to the signature policy. What passes is bound by digest: it is what is installed, and nothing else.
  * @throws {CriError} `unknown` with `SignatureValidationFailed: ` in front, which the kubelet knows.
  */
 export async function verifyImage(image: Verification): Promise<void> {
-  const { scope, requirements } = image.policy.ruleFor(image.reference);
-  const where = `policy ${image.policy.path}, ${scope === 'default' ? 'default' : `scope ${JSON.stringify(scope)}`}`;
-  for (const requirement of requirements) {
-    const why = await complaint(image, requirement);
-    if (why !== undefined) throw signatureFailure(`image ${formatReference(image.reference)} ${why} (${where})`);
+  for (const requirement of image.policy.ruleFor(image.reference).requirements) {
+    const why = requirement.type === 'sigstoreSigned' ? await signedComplaint(image, requirement) : outrightComplaint(requirement);
+    if (why !== undefined) throw failure(image.reference, image.policy, why);
   }
 }
 
-/** Why the requirement is not met; `undefined` when it is. */
-async function complaint(image: Verification, requirement: Requirement): Promise<string | undefined> {
-  switch (requirement.type) {
-    case 'insecureAcceptAnything':
-      return undefined;
-    case 'reject':
-      return 'is rejected';
-    case 'unsupported':
-      return `would have to be ${requirement.what}, which Berth does not check`;
-    case 'sigstoreSigned':
-      return signedComplaint(image, requirement);
-  }
+function failure(reference: ImageReference, policy: Policy, why: string): CriError {
+  const { scope } = policy.ruleFor(reference);
+  return signatureFailure(
+    `image ${formatReference(reference)} ${why} (policy ${policy.path}, ${scope === 'default' ? scope : `scope ${JSON.stringify(scope)}`})`,
+  );
 }
 
+/** Why the requirement can be met by no signature; `undefined` when it may be. */
+function outrightComplaint(requirement: Requirement): string | undefined {
+  if (requirement.type === 'reject') return 'is rejected';
+  return requirement.type === 'unsupported' ? `would have to be ${requirement.what}, which Berth does not check` : undefined;
+}
+
+/** Why there is no signature that counts; `undefined` when there is one. */
 async function signedComplaint(image: Verification, { keys, identity }: Extract<Requirement, { type: 'sigstoreSigned' }>): Promise<string | undefined> {
   const loaded = await Promise.all(keys.map(loadKey));
   const reasons = new Set<string>();

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { CriError, describeError, isErrno } from '#base/errors.ts';
 import type { RegistryAccess } from './access.ts';
-import { verifyImage } from './admission.ts';
+import { refuseOutright, verifyImage } from './admission.ts';
 import type { RegistryAuth } from './auth.ts';
 import { Blobs } from './blobs.ts';
 import type { ChildPool } from './child-pool.ts';
@@ -135,14 +135,16 @@ export class Puller implements AsyncDisposable {
     throw joinFailures(failures);
   }
 
-  async #one(reference: ImageReference, { auth, policy }: PullRequest, tracker: PullTracker, signal: AbortSignal): Promise<Image> {
+  async #one(reference: ImageReference, request: PullRequest, tracker: PullTracker, signal: AbortSignal): Promise<Image> {
     const name = formatReference(reference);
-    const targets = await this.#deps.access.targets(reference, auth);
+    const policy = await this.#deps.access.policy(request.policy);
+    refuseOutright(reference, policy);
+    const targets = await this.#deps.access.targets(reference, request.auth);
     const { manifest, top, own, from } = await this.#manifest(targets, reference, name, signal);
     // At each pull, of what is in the store already as well: the policy may be another than last time.
     await verifyImage({
       reference,
-      policy: await this.#deps.access.policy(policy),
+      policy,
       digests: own === top ? [top] : [own, top],
       fetchManifest: (tag) => this.#fetchManifest(from, { reference: tag }, signal),
       fetchText: (blob) => this.#blobs.text(from, blob, signal),
