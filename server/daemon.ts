@@ -119,9 +119,12 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
     lost: new Map(),
     hostPorts: new HostPorts(),
     timelines: new Timelines(),
-    hooks: new HookDirectories(config.runtime.hooksDir, (path, err) => {
-      parts.once(`hook ${path} ${describeError(err)}`, { err, path }, 'Left out OCI hook file');
-    }),
+    hooks: new HookDirectories(
+      () => parts.config.runtime.hooksDir,
+      (path, err) => {
+        parts.once(`hook ${path} ${describeError(err)}`, { err, path }, 'Left out OCI hook file');
+      },
+    ),
     userNamespaceProblem: userNamespaces,
     cgroups: createCgroups(hierarchy),
     monitors: await createMonitorCgroup(hierarchy, config.runtime.monitorCgroup),

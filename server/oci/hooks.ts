@@ -132,18 +132,18 @@ function texts(value: unknown, field: string, bad: Bad): string[] {
  * each time.
  */
 export class HookDirectories {
-  readonly #dirs: readonly string[];
+  readonly #dirs: () => readonly string[];
   readonly #report: (path: string, err: unknown) => void;
   readonly #parsed = new Map<string, { readonly stamp: string; readonly file: HookFile }>();
 
-  constructor(dirs: readonly string[], report: (path: string, err: unknown) => void) {
+  constructor(dirs: () => readonly string[], report: (path: string, err: unknown) => void) {
     this.#dirs = dirs;
     this.#report = report;
   }
 
   async read(): Promise<readonly HookFile[]> {
     const paths = new Map<string, string>();
-    for (const dir of this.#dirs) for (const name of await listJson(dir)) paths.set(name, join(dir, name));
+    for (const dir of this.#dirs()) for (const name of await listJson(dir)) paths.set(name, join(dir, name));
     const sorted = [...paths].sort(([a], [b]) => (a < b ? -1 : 1));
     const files = await Promise.all(sorted.map(([, path]) => this.#parse(path)));
     return files.filter((file) => file !== undefined);

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { closeSync, writeFileSync } from 'node:fs';
+import { release } from 'node:os';
 import { orAborted } from '#base/abort.ts';
 import { CriError, describeError } from '#base/errors.ts';
 import { Pipe, spawnProcess } from '#base/exec.ts';
@@ -18,7 +19,7 @@ export async function withUserNamespace<T>(
   maps: IdMaps,
   kinds: readonly OwnedKind[],
   signal: AbortSignal,
-  use: (pathOf: (kind: OwnedKind | 'user') => string) => T,
+  use: (pathOf: (kind: OwnedKind | 'user') => string) => T | Promise<T>,
 ): Promise<T> {
   using input = new Pipe();
   using output = new Pipe();
@@ -43,7 +44,7 @@ export async function withUserNamespace<T>(
     if (!reached) throw new CriError('unknown', `making a user namespace: ${complaint.trim() || 'unshare ended at once'}`);
     writeFileSync(`/proc/${helper.pid}/uid_map`, formatIdMap(maps.uids));
     writeFileSync(`/proc/${helper.pid}/gid_map`, formatIdMap(maps.gids));
-    return use((kind) => `/proc/${helper.pid}/ns/${kind}`);
+    return await use((kind) => `/proc/${helper.pid}/ns/${kind}`);
   } finally {
     feed.destroy();
     answer.destroy();
@@ -62,6 +63,8 @@ export function pinNamespace(namespace: string, file: string): void {
  * since kernels have switches against user namespaces, and each file system learns idmapped mounts by itself.
  */
 export async function userNamespaceProblem(directory: string, signal: AbortSignal): Promise<string | undefined> {
+  const [major = 0, minor = 0] = release().split('.').map(Number);
+  if (major < 5 || (major === 5 && minor < 19)) return `kernel ${release()} does not take idmapped layers for an overlay; 5.19 does`;
   const map = [{ container_id: 0, host_id: 65_536, length: 65_536 }];
   try {
     await withUserNamespace({ uids: map, gids: map }, [], signal, (pathOf) => closeSync(cloneIdmapped(directory, pathOf('user'))));

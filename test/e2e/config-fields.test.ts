@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, s
 import { join } from 'node:path';
 import { status as grpc } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
-import { mount as mountPath, umount } from '../../base/sys.ts';
+import { makedev, mknod, mount as mountPath, S_IF, umount } from '../../base/sys.ts';
 import {
   type ContainerConfig,
   ContainerState,
@@ -288,6 +288,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const { mounts } = await statusOf(first);
     const shown = mounts.find(({ container_path }) => container_path === '/page');
     expect(shown).toMatchObject({ readonly: true, image_sub_path: 'usr/share/nginx/html', image: { image: NGINX, image_ref: image?.repo_digests[0] } });
+    await daemon.restart(); // the mounts outlive the daemon
+    for (const id of [first, second]) expect(await shell(id, 'cat /page/index.html')).toContain('Welcome to nginx!');
     await expect(daemon.cri.RemoveImage({ image: { image: NGINX } })).rejects.toMatchObject({ code: grpc.FAILED_PRECONDITION });
     const refused = (change: object) => create({ mounts: [{ ...page, ...change }] });
     await expect(refused({ image_sub_path: 'not/there' })).rejects.toThrow(
@@ -302,17 +304,21 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     'devices are there with their permissions, and belong to the user who asked for them',
     proves('ContainerConfig.devices', 'Device.container_path', 'Device.host_path', 'Device.permissions'),
     async () => {
-      mkdirSync(join(files, 'nodes'), { recursive: true });
+      mkdirSync(join(files, 'nodes/below'), { recursive: true });
+      mknod(join(files, 'nodes/below/full'), S_IF.CHR | 0o666, makedev(1, 7));
       const id = await start(
         {
           devices: [
             { host_path: '/dev/zero', container_path: '/dev/my-zero', permissions: 'r' },
             { host_path: '/dev/null', container_path: '/dev/my-null', permissions: 'rwm' },
+            { host_path: join(files, 'nodes'), container_path: '/dev/all', permissions: 'rw' },
           ],
         },
         { run_as_user: { value: '1000' }, run_as_group: { value: '2000' } },
       );
-      expect(await shell(id, 'stat -c %u:%g:%t:%T /dev/my-zero /dev/my-null; head -c 1 /dev/my-zero | wc -c')).toBe('1000:2000:1:5\n1000:2000:1:3\n1');
+      expect(await shell(id, 'stat -c %u:%g:%t:%T /dev/my-zero /dev/my-null /dev/all/below/full; head -c 1 /dev/my-zero | wc -c')).toBe(
+        '1000:2000:1:5\n1000:2000:1:3\n1000:2000:1:7\n1',
+      );
       // runtimes allow the usual devices anyway; one beside them is denied what was not asked for
       expect(await shell(id, 'echo x >/dev/my-null && echo written')).toBe('written');
       await expect(create({ devices: [{ host_path: '/dev/not-there', container_path: '/dev/x', permissions: 'r' }] })).rejects.toThrow(

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { NamespaceMode } from '../../proto/cri.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
-import { BUSYBOX } from '../support/images.ts';
+import { BUSYBOX, PAUSE } from '../support/images.ts';
 import { ensureImage, idMapping, makeContainer, makePod, readLog, runPod, startContainer, startPod } from '../support/pod.ts';
 import { lasting } from '../support/remains.ts';
 import { findTool } from '../support/tool.ts';
@@ -188,4 +188,25 @@ describe.each(found)('in a user namespace by %s', (name, program) => {
       details: expect.stringContaining('userns_options.uids: 2 mappings'),
     });
   });
+});
+
+test('a pause image runs in a user namespace too, and so does a pod without any pause', async () => {
+  await using daemon = await startDaemon({
+    handler: 'crun',
+    registry: inject('registry'),
+    config: { runtime: { drop_infra_ctr: true }, image: { pause_image: PAUSE } },
+  });
+  const id = async (container_id: string) => {
+    const { stdout } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', 'cat /proc/1/comm; tr -s " " </proc/self/uid_map'], timeout: '20' });
+    return stdout.toString();
+  };
+  const shared = await startPod(daemon, { usersFrom: FROM, shareProcessNamespace: true });
+  expect(await id(shared.containerId)).toBe(`pause\n 0 ${FROM} 65536\n`);
+  const alone = await startPod(daemon, { usersFrom: FROM });
+  expect(await id(alone.containerId)).toBe(`sleep\n 0 ${FROM} 65536\n`);
+  for (const { podId } of [shared, alone]) {
+    await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
+    await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
+  }
+  expect(await lasting(daemon)).toEqual([]);
 });

@@ -1,9 +1,10 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { mount } from '#base/sys.ts';
+import { withUserNamespace } from '../../../server/sandbox/user-namespace.ts';
 import { hexOf } from '../../../storage/digest.ts';
 import type { ImageId, RegistryAuth } from '../../../storage/storage.ts';
 import { DockerRegistry } from '../../fixtures/storage/docker-registry.ts';
@@ -297,6 +298,46 @@ describe('root filesystems', () => {
     await store.storage.remove(id, { signal: store.signal });
     expect(() => store.storage.lowerDirs(id)).toThrow('is not in the store');
     await expect(store.mount(id)).rejects.toMatchObject({ kind: 'notFound' });
+  });
+});
+
+describe('in a user namespace', () => {
+  const map = [{ container_id: 0, host_id: 200_000, length: 65_536 }];
+  const withUserns = <T>(use: (path: string) => Promise<T>) =>
+    withUserNamespace({ uids: map, gids: map }, [], AbortSignal.timeout(30_000), (pathOf) => use(pathOf('user')));
+
+  test.each([0, 1, 3, 30, 129])('images of %i layers belong to whom it maps their owners to', async (count) => {
+    await using store = await TestStore.open();
+    const layers: TestLayer[] = Array.from({ length: count }, (_, index) => ({ entries: [{ name: `f${index}`, uid: 7, gid: 8 }], compression: 'none' }));
+    const id = await store.load(layers);
+    const [target, volume] = [join(store.dir, 'rootfs'), join(store.dir, 'volume')];
+    for (const path of [target, volume, join(store.dir, 'c')]) await mkdir(path);
+    await store.storage.createRootfs(join(store.dir, 'c'));
+    await withUserns(async (userns) => {
+      await store.storage.mountRootfs(id, join(store.dir, 'c'), target, { userns });
+      await store.storage.mountImage(id, volume, { userns });
+    });
+    try {
+      for (const path of [target, volume]) {
+        expect(statSync(path)).toMatchObject({ uid: 200_000, gid: 200_000 });
+        expect(await readdir(path)).toHaveLength(count);
+        if (count > 0) expect(statSync(join(path, 'f0'))).toMatchObject({ uid: 200_007, gid: 200_008 });
+      }
+      expect(await readdir(join(store.root, 'mapped'))).toEqual([]);
+    } finally {
+      for (const path of [target, volume]) await store.storage.unmountRootfs(path);
+    }
+    // the image itself is as it was
+    expect(count === 0 ? 7 : statSync(join(store.storage.lowerDirs(id).at(-1) ?? '', 'f0')).uid).toBe(7);
+  });
+
+  test('what a daemon left that died in the middle is taken away at the next start', async () => {
+    await using store = await TestStore.open();
+    const left = join(store.root, 'mapped/abc');
+    await mkdir(left, { recursive: true });
+    mount('tmpfs', left, 'tmpfs');
+    await store.reopen();
+    expect(await readdir(join(store.root, 'mapped'))).toEqual([]);
   });
 });
 

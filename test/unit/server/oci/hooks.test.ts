@@ -74,7 +74,10 @@ test('HookDirectories lets later files replace their namesakes, sees changes, an
   await write(second, 'gone.json', { path: '/not/there' });
   await writeFile(join(second, 'README'), 'no hook');
   const reports: string[] = [];
-  const hooks = new HookDirectories([first, second, join(temporary.path, 'missing')], (path, err) => reports.push(`${path} ${err}`));
+  const hooks = new HookDirectories(
+    () => [first, second, join(temporary.path, 'missing')],
+    (path, err) => reports.push(`${path} ${err}`),
+  );
   expect((await hooks.read()).map(({ hook }) => hook.path)).toEqual(['/bin/false', '/bin/sh']);
   expect(reports.join('\n')).toMatch(/bad\.json .*cannot be parsed[\s\S]*gone\.json .*ENOENT/);
   await write(second, '20.json', { path: '/bin/cat' });
