@@ -7,9 +7,11 @@ import { capabilityArgs, checkAnnotations, parsePodCidr } from './capabilities.t
 import { Chain, startLimit } from './chain.ts';
 import { speaks } from './conf.ts';
 import { Conntrack } from './conntrack.ts';
+import { removeEmptyLeases } from './empty-leases.ts';
 import { Executor } from './execute.ts';
 import { Gate } from './gate.ts';
 import { withPortMapping } from './host-ports.ts';
+import { removeLeftRules } from './left-rules.ts';
 import { findPlugin } from './load.ts';
 import { isNamespace } from './netns.ts';
 import { Networks } from './networks.ts';
@@ -222,10 +224,11 @@ export class Cni implements AsyncDisposable {
    * (CNI spec 1.1, DEL), from the cache where the caller's attachment has none. Safe to repeat, and to call for what was
    * never, or only half, attached. A network namespace that is gone is no hindrance. A chain stops at the first plugin
    * that fails: a retry runs the whole chain again, and plugins further on may need what the failed one still holds.
+   * `thorough` is for a pod whose ADD or DEL may have been cut off before: then it looks for what the plugins forget.
    * @throws as `attach()`, with `delTimeoutMs`; {CniError} also when a plugin's binary is gone, since nobody else knows
    * what it has set up.
    */
-  async detach(attachment: Attachment, options: CallOptions): Promise<void> {
+  async detach(attachment: Attachment, options: CallOptions & { readonly thorough?: boolean }): Promise<void> {
     options.onStage?.('waiting for the CNI plugins of other pods');
     await this.#turn(this.#dels, options.signal, async () => {
       const { pod, networks } = attachment;
@@ -239,6 +242,8 @@ export class Cni implements AsyncDisposable {
         await this.#chain.delete(pod, whole, { ...options, netns, limit }).catch((err: unknown) => failures.push(err));
       }
       if (failures.length > 0) throw failures[0];
+      if (netns === '' || options.thorough === true)
+        await removeLeftRules(pod.id, { run: this.#options.run ?? run, log: this.#options.log, signal: options.signal });
       await this.#conntrack.flush(pod, options.signal);
       await this.#cache.remove(pod.id);
     });
@@ -271,6 +276,11 @@ export class Cni implements AsyncDisposable {
         });
       }
     }, signal);
+  }
+
+  /** Removes leases of addresses that a kill or a power cut has left empty: no DEL and no GC finds them. */
+  async removeEmptyLeases(): Promise<void> {
+    for (const { conf } of this.#networks.inventory.networks) await removeEmptyLeases(conf, this.#options.log);
   }
 
   /** Attachments that the cache has and that belong to none of these pods: their records were lost. */

@@ -4,20 +4,23 @@ import { isErrno } from '#base/errors.ts';
 import { identifyProcess, isAlive, type ProcessIdentity, signalProcess } from '#base/process.ts';
 
 /**
- * Kills plugins, with what they started, that still run for these pods after the daemon that had executed them died, and
- * waits for their end: a DEL beside an ADD that goes on would leave behind what the ADD makes last. They are told by
- * `CNI_CONTAINERID` in their environment, which children inherit.
+ * Waits for the end of plugins that still run for these pods after the daemon that had executed them died, and kills those
+ * that take too long, with what they started: a DEL beside an ADD that goes on would leave behind what the ADD makes last.
+ * One that is killed may leave what no DEL finds, hence the patience. They are told by `CNI_CONTAINERID` in their
+ * environment, which children inherit.
  */
-export async function endOrphanedPlugins(ids: ReadonlySet<string>, { timeoutMs = 5_000 } = {}): Promise<void> {
+export async function endOrphanedPlugins(ids: ReadonlySet<string>, { graceMs = 2_000, timeoutMs = 5_000 } = {}): Promise<void> {
   if (ids.size === 0) return;
-  const deadline = performance.now() + timeoutMs;
+  const begun = performance.now();
+  const deadline = begun + graceMs + timeoutMs;
   for (;;) {
     const orphans = (await Promise.all((await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map((name) => pluginOf(Number(name), ids)))).filter(
       (orphan) => orphan !== undefined,
     );
-    for (const orphan of orphans) signalProcess(orphan, 'SIGKILL');
+    while (orphans.some(isAlive) && performance.now() < begun + graceMs) await sleep(5);
+    if (performance.now() >= begun + graceMs) for (const orphan of orphans) signalProcess(orphan, 'SIGKILL');
     while (orphans.some(isAlive) && performance.now() < deadline) await sleep(5);
-    // A child may have been born between the look and the kill.
+    // A child may have been born between the look and the end.
     if (orphans.length === 0 || performance.now() > deadline) return;
   }
 }

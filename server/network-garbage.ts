@@ -19,6 +19,7 @@ export async function collectNetworkGarbage(parts: Pick<Parts, 'cni' | 'sandboxe
   while (!signal.aborted) {
     try {
       while (!cni.status().ready) await sleep(LOOK_MS, signal);
+      await cni.removeEmptyLeases();
       await cni.collectGarbage(attached, AbortSignal.any([signal, AbortSignal.timeout(IDLE_MS)]));
       await sleep(DAY_MS, signal);
     } catch (err) {

@@ -47,7 +47,9 @@ export async function attachNetwork(
 export async function detachNetwork(parts: Parts, record: SandboxRecord, signal: AbortSignal): Promise<void> {
   const { attachment, id } = record;
   if (attachment === undefined) return;
-  const failure = await detach(parts, attachment, record.detach, signal);
+  // A stop that was begun before, or a pod that was never whole, may have lost half of its network already.
+  const thorough = record.state !== 'ready' || record.stop !== undefined || attachment.networks.some(({ result }) => result === undefined);
+  const failure = await detach(parts, attachment, { before: record.detach, thorough: thorough || record.detach !== undefined, signal });
   if (failure !== undefined) {
     parts.sandboxes.remember(id, (old) => ({ ...old, detach: failure.noted }));
     throw failure.err;
@@ -62,7 +64,7 @@ export async function detachLost(parts: Parts, id: string): Promise<void> {
   if (lost === undefined) return;
   await using _lock = await parts.locks.acquire(id, parts.signal);
   const { attachment } = lost;
-  const failure = await detach(parts, attachment, lost.failure, parts.signal);
+  const failure = await detach(parts, attachment, { before: lost.failure, thorough: true, signal: parts.signal });
   if (failure !== undefined) {
     parts.lost.set(id, { attachment, failure: failure.noted });
     throw failure.err;
@@ -75,12 +77,11 @@ export async function detachLost(parts: Parts, id: string): Promise<void> {
 async function detach(
   parts: Parts,
   attachment: Attachment,
-  before: DetachFailure | undefined,
-  signal: AbortSignal,
+  { before, thorough, signal }: { readonly before: DetachFailure | undefined; readonly thorough: boolean; readonly signal: AbortSignal },
 ): Promise<{ readonly err: unknown; readonly noted: DetachFailure } | undefined> {
   const { id, namespace, name } = attachment.pod;
   try {
-    await parts.cni.detach(attachment, { signal, onRun: noteRun(parts, id) });
+    await parts.cni.detach(attachment, { signal, thorough, onRun: noteRun(parts, id) });
   } catch (err) {
     if (parts.signal.aborted) throw err; // the daemon stops: no failure of the network's
     const noted = { since: before?.since ?? Date.now(), attempts: (before?.attempts ?? 0) + 1, error: describeError(err) };

@@ -22,6 +22,8 @@ export interface DaemonOptions {
   readonly handler: Handler;
   readonly config?: ConfigOverrides;
   readonly env?: Readonly<Record<string, string>>;
+  /** A pinned network namespace that stands for a node of its own; without it the daemon is in the test's. */
+  readonly netns?: string;
   /** `host:port` that stands for registry.k8s.io and gcr.io; empty for none. */
   readonly registry?: string;
 }
@@ -71,7 +73,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   let child: ChildProcess | undefined;
 
   const start = async (): Promise<void> => {
-    child = launch(layout, options.env ?? {});
+    child = launch(layout, options);
     await answers(cri, child, layout.logFile);
   };
   const kill = async (signal: NodeJS.Signals): Promise<number | string> => {
@@ -216,8 +218,8 @@ function toIni(sections: ConfigOverrides): string {
     .join('\n');
 }
 
-function launch(layout: Layout, env: Readonly<Record<string, string>>): ChildProcess {
-  const [file, ...args] = berthCommand();
+function launch(layout: Layout, { env = {}, netns }: DaemonOptions): ChildProcess {
+  const [file, ...args]: [string, ...string[]] = netns === undefined ? berthCommand() : ['nsenter', `--net=${netns}`, ...berthCommand()];
   const log = openSync(layout.logFile, 'a');
   try {
     return spawn(file, [...args, 'daemon', '--config', layout.configFile], {

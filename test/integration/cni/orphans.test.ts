@@ -17,11 +17,20 @@ test('endOrphanedPlugins() kills plugins of the named pods with their children, 
   const [mine, other] = [`a${process.pid}`, `b${process.pid}`];
   const [first, stranger] = [plugin(mine), plugin(other)];
   try {
-    await endOrphanedPlugins(new Set([mine]));
+    await endOrphanedPlugins(new Set([mine]), { graceMs: 100 });
     expect(isAlive(first)).toBe(false);
     expect(isAlive(stranger)).toBe(true);
   } finally {
-    await endOrphanedPlugins(new Set([other]));
+    await endOrphanedPlugins(new Set([other]), { graceMs: 0 });
   }
   expect(isAlive(stranger)).toBe(false);
+});
+
+test('endOrphanedPlugins() lets a plugin come to its end that does so soon', async () => {
+  const id = `c${process.pid}`;
+  const ended = new Promise((resolve) => {
+    spawn('sh', ['-c', 'sleep 0.3; exit 7'], { env: { PATH: process.env.PATH, CNI_CONTAINERID: id }, stdio: 'ignore' }).on('exit', resolve);
+  });
+  await endOrphanedPlugins(new Set([id]), { graceMs: 20_000 });
+  expect(await ended).toBe(7);
 });
