@@ -45,6 +45,7 @@ const native = {
   attrSigmask: libc.func('int posix_spawnattr_setsigmask(void*, const void*)'),
   attrDestroy: libc.func('int posix_spawnattr_destroy(void*)'),
   send: libc.func('int64_t send(int, const uint8_t*, size_t, int)'),
+  dup3: libc.func('int dup3(int, int, int)'),
 };
 
 const errnoNames = new Map(Object.entries(koffi.os.errno).map(([name, value]) => [value, name]));
@@ -465,4 +466,63 @@ export function reap(pid: number): ProcessEnd | undefined {
   const value = status[0] as number;
   const signal = value & 0x7f;
   return signal === 0 ? { exitCode: (value >> 8) & 0xff, signal: undefined } : { exitCode: undefined, signal };
+}
+
+/** A unix stream socket that is connected to nothing. The caller closes it. */
+export function unixSocket(): number {
+  const AF_UNIX = 1;
+  const SOCK_STREAM_CLOEXEC = 1 | 0o2000000;
+  return check(native.socket(AF_UNIX, SOCK_STREAM_CLOEXEC, 0), 'socket', 'AF_UNIX');
+}
+
+/**
+ * Connects to a unix socket that keeps packets apart (SOCK_SEQPACKET) without ever waiting. The descriptor does not block
+ * and is the caller's to close.
+ * @throws {SysError} `EAGAIN` while too many wait to be accepted, `ECONNREFUSED`, `ENOENT`.
+ */
+export function connectPackets(path: string): number {
+  const AF_UNIX = 1;
+  const SOCK_SEQPACKET_NONBLOCK_CLOEXEC = 5 | 0o4000 | 0o2000000;
+  const address = Buffer.concat([Buffer.from([AF_UNIX, 0]), Buffer.from(path), Buffer.from([0])]);
+  const fd = check(native.socket(AF_UNIX, SOCK_SEQPACKET_NONBLOCK_CLOEXEC, 0), 'socket', path);
+  try {
+    check(native.connect(fd, address, address.length), 'connect', path);
+    return fd;
+  } catch (err) {
+    closeSync(fd);
+    throw err;
+  }
+}
+
+/** Makes the number `target` stand for what `source` does; what it stood for is closed. It closes on exec. */
+export function replaceDescriptor(source: number, target: number): void {
+  const O_CLOEXEC = 0o2000000;
+  check(native.dup3(source, target, O_CLOEXEC), 'dup3', String(target));
+}
+
+const syscallInts = libc.func('long syscall(long, long, long, long)');
+const fcntl = libc.func('int fcntl(int, int, int)');
+
+/**
+ * Makes a descriptor of another process not block, by way of the open file that it shares with a copy taken from there.
+ * Source: pidfd_getfd(2), Linux 5.6.
+ * @throws {SysError} `EPERM` without CAP_SYS_PTRACE, `ESRCH`, `EBADF`.
+ */
+export function unblockDescriptorOf(pid: number, fd: number): void {
+  const SYS_pidfd_open = 434; // the same on every architecture, as the next
+  const SYS_pidfd_getfd = 438;
+  const F_GETFL = 3;
+  const F_SETFL = 4;
+  const O_NONBLOCK = 0o4000;
+  const process = check(Number(syscallInts(SYS_pidfd_open, pid, 0, 0)), 'pidfd_open', String(pid));
+  try {
+    const copy = check(Number(syscallInts(SYS_pidfd_getfd, process, fd, 0)), 'pidfd_getfd', `${pid}/${fd}`);
+    try {
+      check(fcntl(copy, F_SETFL, check(fcntl(copy, F_GETFL, 0), 'fcntl', String(fd)) | O_NONBLOCK), 'fcntl', String(fd));
+    } finally {
+      closeSync(copy);
+    }
+  } finally {
+    closeSync(process);
+  }
 }

@@ -19,6 +19,8 @@ export interface MonitorSpec {
   readonly stdinOnce: boolean;
   /** `cgroupsPath` in `config.json` is in systemd's form. */
   readonly systemdCgroup?: boolean;
+  /** Where the socket lies, for an instant, by which a terminal is handed over; a short path. Default: the bundle. */
+  readonly socketDir?: string;
   /** Called before the monitor does anything, with its pid: the place to move it into a cgroup of its own. */
   readonly place?: (monitorPid: number) => Promise<void> | void;
 }
@@ -39,7 +41,7 @@ export const MONITOR_FDS = { report: 3, gate: 4 } as const;
 
 /** The environment that tells conmon of its pipes. Its console socket goes to TMPDIR. Source: conmon's main(). */
 export function monitorEnv(spec: MonitorSpec): Record<string, string> {
-  return { _OCI_SYNCPIPE: String(MONITOR_FDS.report), _OCI_STARTPIPE: String(MONITOR_FDS.gate), TMPDIR: spec.bundle };
+  return { _OCI_SYNCPIPE: String(MONITOR_FDS.report), _OCI_STARTPIPE: String(MONITOR_FDS.gate), TMPDIR: spec.socketDir ?? spec.bundle };
 }
 
 /** The command line of conmon 2.1 for `create`. */
@@ -65,9 +67,11 @@ const SOCKET_PATH_MAX = 107;
 /** Why conmon could not serve this spec, in words; `undefined` when nothing speaks against it. */
 export function refusal(spec: MonitorSpec): string | undefined {
   // sockaddr_un holds 108 bytes with the final NUL, unix(7). The console socket is `conmon-term.` and six characters.
-  const socket = spec.terminal ? join(spec.bundle, 'conmon-term.XXXXXX') : bundleFiles(spec.bundle).attach;
-  const length = Buffer.byteLength(socket);
-  if (length > SOCKET_PATH_MAX) return `socket path ${socket} is ${length} bytes long, more than ${SOCKET_PATH_MAX}`;
+  const sockets = [bundleFiles(spec.bundle).attach, ...(spec.terminal ? [join(spec.socketDir ?? spec.bundle, 'conmon-term.XXXXXX')] : [])];
+  for (const socket of sockets) {
+    const length = Buffer.byteLength(socket);
+    if (length > SOCKET_PATH_MAX) return `socket path ${socket} is ${length} bytes long, more than ${SOCKET_PATH_MAX}`;
+  }
   // conmon takes a colon for the end of the path and would log to another file.
   if (spec.logPath?.includes(':') === true) return `log path ${spec.logPath} holds a colon`;
   return undefined;

@@ -10,7 +10,9 @@ import { findMonitor, killMonitor, readPid } from './monitor.ts';
 import { runtimeMessage } from './runtime-message.ts';
 
 export { bundleFiles, type MonitorSpec } from './args.ts';
+export { type Attached, type AttachedStream, attachTo } from './attach.ts';
 export { reopenLog, resize } from './control.ts';
+export { type ExecMonitor, startExecMonitor } from './exec.ts';
 export { type Exit, ExitWatcher, readExit } from './exit.ts';
 export { type Adopted, adoptMonitor, endMonitor } from './monitor.ts';
 export { runtimeMessage } from './runtime-message.ts';
