@@ -299,10 +299,12 @@ async function makeDirectories({ root, runroot }: Config): Promise<Paths> {
     trash: join(root, 'removed'),
     bundleTrash: join(runroot, 'removed'),
     bundle: (id) => join(bundles, id),
+    execs: join(runroot, 'exec'),
   };
   await mkdir(root, { recursive: true, mode: 0o711 });
   await mkdir(runroot, { recursive: true, mode: 0o755 });
-  for (const directory of [bundles, paths.exits, paths.pauseRootfs, paths.trash, paths.bundleTrash]) await mkdir(directory, { recursive: true, mode: 0o711 });
+  for (const directory of [bundles, paths.exits, paths.pauseRootfs, paths.trash, paths.bundleTrash, paths.execs])
+    await mkdir(directory, { recursive: true, mode: 0o711 });
   return paths;
 }
 

@@ -103,6 +103,8 @@ export interface Paths {
   readonly bundleTrash: string;
   /** `config.json`, `rootfs`, conmon's sockets and pid files of a container or of a sandbox's pause process. */
   bundle(id: string): string;
+  /** One directory for each command with a terminal: its monitor's sockets. */
+  readonly execs: string;
 }
 
 /** Times one step of a pod's start, for the metrics and the pod's own timeline; `of` says of which container. */

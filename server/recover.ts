@@ -8,7 +8,7 @@ import { endMonitor } from '../conmon/conmon.ts';
 import { type ContainerRecord, processesOf } from './container/container.ts';
 import { undoContainer } from './container/create.ts';
 import { noteEnd } from './container/end.ts';
-import { endLeftExecs } from './container/exec.ts';
+import { endLeftExecs } from './container/exec-scratch.ts';
 import { unmountImageVolumes } from './container/image-volumes.ts';
 import type { Parts } from './parts.ts';
 import { type DamagedRecord, discard } from './records.ts';
@@ -46,6 +46,7 @@ export async function recover(
   await Promise.all([...parts.containers.values()].map(({ id }) => alone(parts, id, () => recoverContainer(parts, id, rebooted))));
   await Promise.all([...parts.sandboxes.values()].map(({ id }) => alone(parts, id, () => recoverSandbox(parts, id, rebooted))));
   await sweepBundles(parts);
+  for (const name of await readdir(parts.paths.execs)) await rm(join(parts.paths.execs, name), { recursive: true, force: true });
   parts.background('check pod networks', () => checkNetworks(parts));
   await noted();
   parts.log.info({ count: parts.sandboxes.size, reason: rebooted ? 'reboot' : 'restart' }, 'Recovered sandboxes');

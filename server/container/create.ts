@@ -235,6 +235,7 @@ function monitor(parts: Needs, record: ContainerRecord, bundle: string, signal: 
       terminal: record.terminal,
       stdin: record.stdin,
       stdinOnce: record.stdinOnce,
+      socketDir: parts.paths.execs,
       place: (pid) => parts.monitors.place(pid),
     },
     { signal },

@@ -1,15 +1,28 @@
 import type { Socket } from 'node:net';
+import type { Writable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { sleep } from '#base/abort.ts';
 
+/** The reading end of a command's stdout or stderr. */
+export interface CommandOutput {
+  /** The last writer is gone and all has been read. */
+  readonly ended: boolean;
+  /** Fulfils then. */
+  readonly end: Promise<void>;
+  /** Bytes read so far, dropped ones too. */
+  readonly received: number;
+  /** It is not being read at the moment, since whoever takes it is slow. */
+  readonly held: boolean;
+}
+
 /** What came out of one pipe: the first `maxBytes` are kept, the rest is read and dropped so that nobody is stalled. */
-export class Output implements Disposable {
+export class Output implements CommandOutput, Disposable {
+  readonly held = false;
   readonly #stream: Socket;
   readonly #chunks: Buffer[] = [];
   #kept = 0;
   #received = 0;
   #ended = false;
-  /** Fulfils when the last writer is gone. */
   readonly end: Promise<void>;
 
   constructor(stream: Socket, maxBytes: number) {
@@ -33,7 +46,6 @@ export class Output implements Disposable {
     return this.#ended;
   }
 
-  /** Bytes read so far, dropped ones too. */
   get received(): number {
     return this.#received;
   }
@@ -48,23 +60,81 @@ export class Output implements Disposable {
   }
 }
 
+/** One pipe on its way to a client, who holds it back by being slow: no more than a few reads are in memory. */
+export class Pump implements CommandOutput, Disposable {
+  readonly #source: Socket;
+  #received = 0;
+  #ended = false;
+  #held = false;
+  readonly end: Promise<void>;
+
+  /** Without a sink what comes is dropped. The sink is not ended. */
+  constructor(source: Socket, sink: Writable | undefined) {
+    this.#source = source;
+    source.on('data', (chunk: Buffer) => {
+      this.#received += chunk.length;
+      if (sink === undefined || sink.destroyed || sink.write(chunk)) return;
+      this.#held = true;
+      source.pause();
+      sink.once('drain', () => {
+        this.#held = false;
+        source.resume();
+      });
+    });
+    source.on('error', () => {}); // `close` follows
+    this.end = new Promise((resolve) => {
+      source.once('close', () => {
+        this.#ended = true;
+        resolve();
+      });
+    });
+  }
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  get received(): number {
+    return this.#received;
+  }
+
+  get held(): boolean {
+    return this.#held;
+  }
+
+  [Symbol.dispose](): void {
+    this.#source.destroy();
+  }
+}
+
 const QUIET_MS = 100;
 const DRAIN_MS = 1_000;
+/** Of what comes after the command's end: enough for all that pipes can hold, not for one who goes on for ever. */
+const DRAIN_BYTES = 16 * 1024 * 1024;
 
 /**
  * Waits for the output of a command that has ended: to the end of the pipes or, where something it left behind holds
- * them, until they have been quiet for 100 ms, at most 1 s.
+ * them, until they have been quiet for 100 ms, at most 1 s. Time in which a client holds the output back does not count.
  */
-export async function drain(outputs: readonly Output[]): Promise<void> {
+export async function drain(outputs: readonly CommandOutput[], signal?: AbortSignal): Promise<void> {
   const end = Promise.all(outputs.map((output) => output.end));
   const received = (): number => outputs.reduce((sum, output) => sum + output.received, 0);
-  const deadline = performance.now() + DRAIN_MS;
+  const enough = received() + DRAIN_BYTES;
+  let leftMs = DRAIN_MS;
   while (!outputs.every((output) => output.ended)) {
+    signal?.throwIfAborted();
     const before = received();
+    const began = performance.now();
+    const heldBefore = isHeld(outputs);
     const quiet = new AbortController();
     await Promise.race([end, sleep(QUIET_MS, quiet.signal).catch(() => {})]);
     quiet.abort();
     await setImmediate(); // a late timer runs before the pipes are read
-    if (received() === before || performance.now() > deadline) return;
+    if (received() > enough) return;
+    if (heldBefore || isHeld(outputs)) continue;
+    leftMs -= performance.now() - began;
+    if (received() === before || leftMs <= 0) return;
   }
 }
+
+const isHeld = (outputs: readonly CommandOutput[]): boolean => outputs.some(({ held }) => held);

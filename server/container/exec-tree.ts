@@ -1,8 +1,9 @@
-import { readdirSync, readlinkSync } from 'node:fs';
+import { readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { sleep } from '#base/abort.ts';
 import { isErrno } from '#base/errors.ts';
 import { descendants } from '#base/exec.ts';
 import { identifyProcess, isAlive, type ProcessIdentity, readProcessStat, signalProcess } from '#base/process.ts';
+import type { ExecTarget } from './exec-target.ts';
 
 /** Where to look for what an exec has started. */
 export interface ExecTree {
@@ -109,5 +110,20 @@ function listOrNone(list: () => string[]): string[] {
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ESRCH', 'EACCES', 'EPERM')) return []; // gone, or not ours to look at
     throw err;
+  }
+}
+
+/**
+ * Gives a process that runs a command, or is going to, the container's oom_score_adj: what it starts inherits it. crun
+ * passes on the daemon's own, which would keep a hungry command alive at its container's expense; runc takes the one that
+ * the container was created with, whatever an update said since. Best effort: only privilege may lower it.
+ */
+export function setOomScore(pid: number, { process }: Pick<ExecTarget, 'process'>): void {
+  const { oomScoreAdj } = process as { oomScoreAdj?: number };
+  if (oomScoreAdj === undefined) return;
+  try {
+    writeFileSync(`/proc/${pid}/oom_score_adj`, String(oomScoreAdj));
+  } catch (err) {
+    if (!isErrno(err, 'EACCES', 'EPERM', 'ENOENT', 'ESRCH')) throw err;
   }
 }

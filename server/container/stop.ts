@@ -18,6 +18,8 @@ const EXIT_FILE_MS = 2_000;
 export interface RunningStop {
   /** When KILL follows, in milliseconds of `performance.now()`. */
   killAt: number;
+  /** The grace period is over: no more commands are executed in the container. */
+  killing: boolean;
   /** Wakes the stop to look at `killAt` again. */
   hurry: () => void;
   readonly done: Promise<void>;
@@ -45,6 +47,7 @@ function begin(parts: Needs, id: string, killAt: number): RunningStop {
   let wake = Promise.withResolvers<void>();
   const stop: { -readonly [Key in keyof RunningStop]: RunningStop[Key] } = {
     killAt,
+    killing: false,
     hurry: () => {
       wake.resolve();
       wake = Promise.withResolvers();
@@ -79,6 +82,7 @@ async function carryOut(parts: Needs, id: string, stop: RunningStop, hurried: ()
     }
   }
   told.abort();
+  stop.killing = true;
   await killWorkload(parts, workload, AbortSignal.any([parts.signal, AbortSignal.timeout(KILL_MS)]));
   await awaitEnd(parts, id, ended);
 }

@@ -2,7 +2,8 @@ import { readdirSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { isAlive, signalProcess } from '#base/process.ts';
-import { type ExecOptions, type ExecTarget, execSync } from '../../../../server/container/exec.ts';
+import { type ExecOptions, execSync } from '../../../../server/container/exec.ts';
+import type { ExecTarget } from '../../../../server/container/exec-target.ts';
 import { countFds, gone, makeBundle, processesWith, RUNTIMES, type TestBundle, until } from '../../conmon/bundle.ts';
 
 const MiB = 1024 * 1024;

@@ -1,0 +1,47 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CriError, isErrno } from '#base/errors.ts';
+import type { ProcessIdentity } from '#base/process.ts';
+import type { Parts } from '../parts.ts';
+
+/** What an exec needs to know of its container. */
+export interface ExecTarget {
+  readonly id: string;
+  readonly runtimePath: string;
+  readonly runtimeRoot: string;
+  /** Where two files lie while the command runs. */
+  readonly bundle: string;
+  readonly init: ProcessIdentity;
+  /** The pids in the container's cgroup now. */
+  readonly cgroupProcs: () => readonly number[];
+  /** `process` of the container's `config.json`: user, environment, capabilities and the rest are the container's own. */
+  readonly process: object;
+}
+
+type Needs = Pick<Parts, 'containers' | 'config' | 'paths' | 'cgroups' | 'stops' | 'doomed'>;
+
+/**
+ * A running container as a place for commands. In the grace period of a stop commands are still welcome: that is when
+ * people look what keeps it; once it is being killed they are not.
+ * @throws {CriError} `notFound`, or `failedPrecondition` with the container's state.
+ */
+export async function execTarget(parts: Needs, id: string): Promise<ExecTarget> {
+  const record = parts.containers.get(id);
+  if (record === undefined || parts.doomed.has(id)) throw new CriError('notFound', `container ${id} does not exist`);
+  const { state, handler, cgroup } = record;
+  if (state.name !== 'running') throw new CriError('failedPrecondition', `container ${id} is ${state.name}: a command needs a running one`);
+  if (parts.stops.get(id)?.killing === true) throw new CriError('failedPrecondition', `container ${id} is being killed: no command can be started in it`);
+  const { runtimePath = '', runtimeRoot = '' } = parts.config.runtime.runtimes[handler] ?? {};
+  const bundle = parts.paths.bundle(id);
+  return { id, runtimePath, runtimeRoot, bundle, init: state.init, cgroupProcs: () => parts.cgroups.procs(cgroup), process: await ociProcess(id, bundle) };
+}
+
+/** The container's own process: its user, environment and rights are the command's too. */
+async function ociProcess(id: string, bundle: string): Promise<object> {
+  try {
+    return (JSON.parse(await readFile(join(bundle, 'config.json'), 'utf8')) as { process: object }).process;
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) throw new CriError('failedPrecondition', `container ${id} was removed meanwhile`, { cause: err });
+    throw err;
+  }
+}
