@@ -117,6 +117,9 @@ export interface ContainerOptions {
   /** Merged over what an ordinary container has. */
   readonly security?: Init<LinuxContainerSecurityContext>;
   readonly annotations?: Readonly<Record<string, string>>;
+  readonly stdin?: boolean;
+  readonly stdinOnce?: boolean;
+  readonly tty?: boolean;
 }
 
 /** The paths that a kubelet hides or makes read-only unless the pod says otherwise. */
@@ -173,6 +176,9 @@ export function makeContainer(
       ...options.annotations,
     },
     log_path: `${name}/${attempt}.log`,
+    stdin: options.stdin ?? false,
+    stdin_once: options.stdinOnce ?? false,
+    tty: options.tty ?? false,
     linux: {
       resources: options.resources ?? {
         cpu_period: '100000',
