@@ -70,7 +70,7 @@ export class Downloads implements Disposable {
 
   /** Deletes everything that nobody is working on: the disk is full. */
   async purge(): Promise<void> {
-    for (const { digest } of await this.#kept()) await this.drop(digest);
+    for (const { digest } of await this.#kept()) if (!this.#used.has(digest)) await this.drop(digest);
   }
 
   /** Deletes what is too old, then the oldest of what is too much. */

@@ -1,9 +1,13 @@
+import { setPriority } from 'node:os';
 import { serveJobs } from './child-serve.ts';
 import { type BlobJob, type BlobReport, type FetchJob, JobError, type ManifestJob, type ManifestResult, type Target } from './jobs.ts';
 import { PartialFile } from './partial.ts';
 import { RegistryClient } from './registry.ts';
 
 /** The process that speaks to registries: the daemon itself holds no connection and hashes no byte. */
+
+// After the daemon, before the children that unpack: those wait for what comes from here.
+setPriority(5);
 
 /** How often a blob's progress is told while it changes. */
 const REPORT_MS = 200;

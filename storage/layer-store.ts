@@ -58,6 +58,7 @@ export class LayerStore implements AsyncDisposable {
   readonly #limits: UnpackLimits;
   readonly #layers = new Map<ChainId, LayerRecord>();
   readonly #flights = new Flights<void>();
+  #making = 0;
   readonly #held = new Map<ChainId, number>();
   /** Layers on their way out, by when they have left their place. */
   readonly #leaving = new Map<ChainId, Promise<void>>();
@@ -207,6 +208,8 @@ export class LayerStore implements AsyncDisposable {
     await this.#leaving.get(plan.chainId);
     const path = this.#staging.newPath('layer');
     const diff = join(path, 'diff');
+    this.#making += 1;
+    this.#unpackers.warm(this.#making); // while the blob is fetched
     try {
       await mkdir(path, { mode: 0o700 });
       await makeDiff(diff);
@@ -222,6 +225,8 @@ export class LayerStore implements AsyncDisposable {
     } catch (err) {
       await this.#staging.discard(path);
       throw err;
+    } finally {
+      this.#making -= 1;
     }
   }
 

@@ -21,7 +21,11 @@ import { listTree, verifyTree } from './verify.ts';
 process.umask(0);
 const home = openSync('/', fs.O_RDONLY | fs.O_DIRECTORY);
 
+/** Two of these keep a small node's cores busy: the daemon, which does little, comes first. */
+const UNPACK_NICE = 10;
+
 async function unpack(job: UnpackJob): Promise<UnpackResult> {
+  setPriority(UNPACK_NICE);
   const { blob, blobDigest, dir, merge } = job;
   const fd = openSync(blob, 'r');
   // Opened before the jail is entered, which it lies outside of.
