@@ -28,6 +28,9 @@ export interface LayerSource {
   readonly onDone?: () => void;
 }
 
+/** Of the kernel's 500, one is for the empty directory of read-only mounts. Source: kernel overlayfs, OVL_MAX_STACK. */
+const MAX_LAYERS = 499;
+
 export interface InstallDeps {
   readonly root: string;
   readonly log: Log;
@@ -51,6 +54,8 @@ export async function installImage({ root, log, layers, images, locks }: Install
   if (diffIds.length !== source.layers.length) {
     throw new CriError('invalidArgument', `image ${name} has ${source.layers.length} layers in its manifest and ${diffIds.length} in its config`);
   }
+  if (diffIds.length > MAX_LAYERS)
+    throw new CriError('invalidArgument', `image ${name} has ${diffIds.length} layers, more than the ${MAX_LAYERS} that overlayfs mounts`);
   const id = digestOf(source.configText) as ImageId;
   const chain = chainIds(diffIds);
   using _held = layers.hold(chain);

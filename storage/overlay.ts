@@ -1,7 +1,7 @@
 import { chmod, chown, lstat, mkdir, opendir, rm, stat, utimes } from 'node:fs/promises';
-import { join } from 'node:path';
-import { isErrno } from '#base/errors.ts';
-import { MNT, MS, mountAsync, mountOverlayLong, SysError, umountAsync } from '#base/sys.ts';
+import { basename, dirname, join } from 'node:path';
+import { CriError, isErrno } from '#base/errors.ts';
+import { MNT, MS, mount, mountAsync, mountOverlayLong, SysError, umountAsync } from '#base/sys.ts';
 
 /** mount(2) takes one page of options, its end included. */
 const MAX_OPTIONS = 4095;
@@ -18,14 +18,56 @@ export interface OverlayMount {
   readonly flags: readonly string[];
 }
 
-/** Mounts an overlay; by the fsopen API, which newer kernels have, where the options do not fit a page. */
-export async function mountOverlay({ lower, upper, target, settings, flags }: OverlayMount): Promise<void> {
-  const writable: Record<string, string> = upper === undefined ? {} : { upperdir: upper.dir, workdir: upper.work };
-  const named = Object.entries({ ...writable, ...settings }).map(([key, value]) => `${key}=${escapeOption(value)}`);
-  const options = [`lowerdir=${lower.map(escapeLowerDir).join(':')}`, ...named, ...flags].join(',');
-  const readOnly = upper === undefined;
-  if (Buffer.byteLength(options) <= MAX_OPTIONS) await mountAsync('overlay', target, 'overlay', readOnly ? MS.RDONLY | MS.NOSUID | MS.NODEV : 0, options);
-  else mountOverlayLong(target, lower, { ...writable, ...settings }, flags, { readOnly });
+/** Mounts an overlay; where the options do not fit a page, in the ways that kernels have for that. */
+export async function mountOverlay(overlay: OverlayMount): Promise<void> {
+  const { lower, upper, target, settings, flags } = overlay;
+  const options = optionsOf(overlay, lower);
+  if (Buffer.byteLength(options) <= MAX_OPTIONS) {
+    await mountAsync('overlay', target, 'overlay', mountFlags(overlay), options);
+    return;
+  }
+  try {
+    mountOverlayLong(target, lower, { ...writableOf(overlay), ...settings }, flags, { readOnly: upper === undefined });
+  } catch (err) {
+    if (!(err instanceof SysError && ['EINVAL', 'E2BIG', 'ENOSYS'].includes(err.code))) throw err;
+    mountOverlayRelative(overlay); // before Linux 6.5
+  }
+}
+
+/**
+ * Mounts an overlay whose lower directories all lie in one, naming them from there, so that some 350 short names fit. The
+ * working directory is the whole process's: nothing else of ours runs meanwhile, and what has relative paths is nothing.
+ */
+export function mountOverlayRelative(overlay: OverlayMount): void {
+  const { lower, target } = overlay;
+  const directory = dirname(lower[0] ?? '');
+  const options = optionsOf(
+    overlay,
+    lower.map((path) => basename(path)),
+  );
+  if (lower.some((path) => dirname(path) !== directory) || Buffer.byteLength(options) > MAX_OPTIONS) {
+    throw new CriError('invalidArgument', `${lower.length} layers are more than this kernel mounts: their names do not fit a page`);
+  }
+  const home = process.cwd();
+  process.chdir(directory);
+  try {
+    mount('overlay', target, 'overlay', mountFlags(overlay), options);
+  } finally {
+    process.chdir(home);
+  }
+}
+
+function optionsOf(overlay: OverlayMount, lower: readonly string[]): string {
+  const named = Object.entries({ ...writableOf(overlay), ...overlay.settings }).map(([key, value]) => `${key}=${escapeOption(value)}`);
+  return [`lowerdir=${lower.map(escapeLowerDir).join(':')}`, ...named, ...overlay.flags].join(',');
+}
+
+function writableOf({ upper }: OverlayMount): Record<string, string> {
+  return upper === undefined ? {} : { upperdir: upper.dir, workdir: upper.work };
+}
+
+function mountFlags({ upper }: OverlayMount): number {
+  return upper === undefined ? MS.RDONLY | MS.NOSUID | MS.NODEV : 0;
 }
 
 /**

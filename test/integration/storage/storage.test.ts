@@ -3,9 +3,10 @@ import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { mount } from '#base/sys.ts';
+import { mount, umount } from '#base/sys.ts';
 import { withUserNamespace } from '../../../server/sandbox/user-namespace.ts';
 import { hexOf } from '../../../storage/digest.ts';
+import { mountOverlayRelative } from '../../../storage/overlay.ts';
 import type { ImageId, RegistryAuth } from '../../../storage/storage.ts';
 import { DockerRegistry } from '../../fixtures/storage/docker-registry.ts';
 import { makeImage, pushImage, type TestLayer, writeLayout } from '../../fixtures/storage/image.ts';
@@ -240,6 +241,11 @@ describe('open()', () => {
     await store.load(stack.slice(0, 1), 'a.com/pinned:1');
     await store.load(stack.slice(0, 2), 'a.com/other:1');
     expect(store.storage.images().map(({ pinned }) => pinned)).toEqual([true, false]);
+    const files = { registriesConf: '/nonexistent', globalAuthFile: '' };
+    const change = await store.storage.prepare({ ...files, maxParallelDownloads: 1, pullProgressTimeoutMs: 1, pinnedImages: ['a.com/other:1'] });
+    expect(store.storage.images().map(({ pinned }) => pinned)).toEqual([true, false]);
+    change();
+    expect(store.storage.images().map(({ pinned }) => pinned)).toEqual([false, true]);
   });
 });
 
@@ -281,6 +287,34 @@ describe('root filesystems', () => {
     expect(await readdir(target)).toHaveLength(count);
     writeFileSync(join(target, 'new'), '');
     expect(await readdir(await store.mountImage(id))).toHaveLength(count);
+  });
+
+  test('of more layers than the kernel mounts are refused before anything is unpacked', async () => {
+    await using store = await TestStore.open();
+    const layer: TestLayer = { entries: [], compression: 'none' };
+    await expect(store.load(Array.from({ length: 500 }, () => layer))).rejects.toMatchObject({
+      kind: 'invalidArgument',
+      message: expect.stringContaining('has 500 layers'),
+    });
+    expect(await store.leftovers()).toEqual({ staging: [], layers: 0, blobs: 0, images: 0 });
+  });
+
+  test('are mounted of 300 layers as kernels before 6.5 take them too', async () => {
+    await using store = await TestStore.open();
+    const lower = Array.from({ length: 300 }, (_, index) => join(store.dir, 'l', String(index).padStart(10, '0')));
+    for (const [index, dir] of lower.entries()) await mkdir(join(dir, `d${index}`), { recursive: true });
+    const target = join(store.dir, 'target');
+    const upper = { dir: join(store.dir, 'upper'), work: join(store.dir, 'work') };
+    for (const dir of [target, upper.dir, upper.work]) await mkdir(dir);
+    const home = process.cwd();
+    mountOverlayRelative({ lower, upper, target, settings: { index: 'off' }, flags: ['volatile'] });
+    try {
+      expect(await readdir(target)).toHaveLength(300);
+      expect(process.cwd()).toBe(home);
+    } finally {
+      umount(target);
+    }
+    expect(() => mountOverlayRelative({ lower: [...lower, '/elsewhere'], target, settings: {}, flags: [] })).toThrow('301 layers are more than');
   });
 
   test('are mounted volatile, so that the container causes no sync', async () => {
