@@ -91,7 +91,7 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
   ]);
   const [host, userNamespaces, storage, cni, runtimes] = await Promise.all([
     readHostFacts(),
-    userNamespaceProblem(config.root, life.signal),
+    userNamespaceProblem(config, life.signal),
     openStorage(config, log, metrics, (image) => imageRpcs.userOfImage({ sandboxes: sandboxes.records, containers: containers.records }, image)),
     openCni(config, log, metrics),
     openRuntimes(config, life.signal, log, (name, work) => background.start(name, work)),

@@ -86,7 +86,11 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
       claimed,
       ...(claimed ? {} : { unclaimedSince: Date.now() }),
       mounts: statusMounts(request, resolved),
-      user: { uid: resolved.user.uid, gid: resolved.user.gid, supplementalGroups: resolved.user.additionalGids },
+      user: {
+        uid: resolved.user.uid,
+        gid: resolved.user.gid,
+        supplementalGroups: [...new Set([...resolved.user.additionalGids, ...resolved.cdi.additionalGids])],
+      },
     }));
     const pod = parts.sandboxes.get(sandbox.id);
     if (created === undefined || pod?.state !== 'ready')

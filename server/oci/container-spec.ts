@@ -253,7 +253,7 @@ function containerMounts(input: ContainerSpecInput, { mounts, volumes, cdi, devi
     hostNetwork: sandbox.namespaces.network === undefined,
     boundFromHost: idMapsOf(input) === undefined ? [] : sharedWithHost(input),
   });
-  const requested = [...mounts.map(toOciMount), ...cdi.mounts, ...(idMapsOf(input) === undefined ? [] : devices.map(deviceMount))];
+  const requested = [...mounts.map(toOciMount), ...cdi.mounts, ...(idMapsOf(input) === undefined ? [] : devices.filter(isNotDefault).map(deviceMount))];
   return mergeMounts([...defaults, ...(readonlyRootfs ? volumeMounts(volumes) : [])], requested);
 }
 
@@ -264,6 +264,13 @@ function sharedWithHost({ config, sandbox }: ContainerSpecInput): readonly ('pro
     ...(network === undefined ? (['sys'] as const) : []),
     ...(ipc === undefined ? (['mqueue'] as const) : []),
   ];
+}
+
+/** Those that every OCI runtime makes by itself. Source: runtime-spec config-linux.md, Default Devices. */
+const DEFAULT_DEVICES: readonly string[] = ['null', 'zero', 'full', 'random', 'urandom', 'tty', 'console', 'ptmx'].map((name) => `/dev/${name}`);
+
+function isNotDefault({ device }: ResolvedDevice): boolean {
+  return !DEFAULT_DEVICES.includes(device.path);
 }
 
 /** Nobody makes device nodes in a user namespace; runtimes bind the host's own, but look for it by the container's path. */

@@ -69,11 +69,11 @@ export const status =
   };
 
 function statusInfo(parts: StatusParts): Record<string, string> {
-  const { cni, config, host, sandboxes, containers, doomed } = parts;
+  const { cni, config, host, userNamespaceProblem, sandboxes, containers, doomed } = parts;
   return {
     config: JSON.stringify(config),
     cni: JSON.stringify(cni.info()),
-    host: JSON.stringify(host),
+    host: JSON.stringify({ ...host, userNamespaces: userNamespaceProblem ?? 'possible' }),
     pending: JSON.stringify({
       detach: pendingDetaches(parts),
       undo: [...doomed],

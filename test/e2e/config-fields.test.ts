@@ -363,6 +363,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     expect(await shell(id, 'echo $GPU $GPU0 $NET; cat /driver/lib; touch /driver/x 2>/dev/null || echo " ro"; id -G; stat -c %a:%t:%T:%u /dev/gpu0')).toBe(
       'all yes a\ndriver ro\n0 777\n660:1:5:1000',
     );
+    expect((await statusOf(id)).user?.linux?.supplemental_groups).toEqual(['0', '777']);
     expect(readFileSync(marker, 'utf8')).toBe('gpu0\n');
     await expect(create({ CDI_devices: [{ name: `${kind}=7` }] })).rejects.toMatchObject({
       code: grpc.INVALID_ARGUMENT,

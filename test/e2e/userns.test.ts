@@ -151,6 +151,26 @@ describe.each(found)('in a user namespace by %s', (name, program) => {
     await remove(podId);
   });
 
+  test('a privileged container has all devices and capabilities, in its user namespace', async () => {
+    const pod = makePod(daemon, { usersFrom: FROM, privileged: true });
+    const podId = await runPod(daemon, pod);
+    await ensureImage(daemon, BUSYBOX);
+    const config = makeContainer(pod);
+    const { container_id } = await daemon.cri.CreateContainer({
+      pod_sandbox_id: podId,
+      config: { ...config, linux: { ...config.linux, security_context: { ...config.linux?.security_context, privileged: true } } },
+      sandbox_config: pod.config,
+    });
+    await daemon.cri.StartContainer({ container_id });
+    expect(
+      await shell(
+        container_id,
+        'ls /dev/kmsg; mkdir -p /mnt; mount -t tmpfs none /mnt && echo mounted; echo 1 2>/dev/null >/proc/sys/kernel/printk || echo not the host',
+      ),
+    ).toBe('/dev/kmsg\nmounted\nnot the host');
+    await remove(podId);
+  });
+
   test('an idmapped volume keeps its owners', async () => {
     const volume = join(daemon.directory, 'volume');
     mkdirSync(volume);
