@@ -20,7 +20,8 @@ export interface Runtimes {
 /** A runtime that is slow must not hold up the start. Milliseconds. */
 const ASK_MS = 3_000;
 const ASK_AGAIN_MS = 10_000;
-const TRY_MS = 20_000;
+/** It tries containers, and may do so for longer than the start waits for it. */
+const TRY_MS = 60_000;
 
 const UNKNOWN: RuntimeFeatures = { answered: false, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: false };
 
@@ -43,11 +44,18 @@ export async function openRuntimes(
       const told = await oci.features({ signal: withTimeout(signal, ASK_MS) });
       features.set(handler, told);
       problems.delete(handler);
-      if (!told.answered) features.set(handler, await foundByTrial(config, oci, withTimeout(signal, TRY_MS), log));
+      if (!told.answered) await learnByTrial(handler, oci);
     } catch (err) {
       if (!problems.has(handler)) log.warn({ err, handler }, 'Could not ask OCI runtime for its features');
       problems.set(handler, describeError(err));
     }
+  };
+  const learnByTrial = async (handler: string, oci: OciRuntime): Promise<void> => {
+    const learnt = foundByTrial(config, oci, signal, log).then((found) => void features.set(handler, found));
+    background('try OCI runtime', () => learnt);
+    const enough = new AbortController();
+    await Promise.race([learnt, sleep(ASK_MS, AbortSignal.any([signal, enough.signal])).catch(() => {})]);
+    enough.abort();
   };
   const askAgain = async (handler: string, oci: OciRuntime): Promise<void> => {
     while (problems.has(handler) && !signal.aborted) {
@@ -78,21 +86,20 @@ export async function openRuntimes(
 
 /**
  * What a handler can do that does not tell. Each program is tried once until the next reboot: a trial takes some 50 ms. A
- * trial that fails leaves all false, which costs pods that need more, and no others.
+ * trial that fails leaves all false, which costs pods that need more, and no others. Never rejects.
  */
-async function foundByTrial({ root, runroot, image }: Config, oci: OciRuntime, signal: AbortSignal, log: Log): Promise<RuntimeFeatures> {
+async function foundByTrial({ root, runroot, image }: Config, oci: OciRuntime, life: AbortSignal, log: Log): Promise<RuntimeFeatures> {
   const file = join(runroot, `features-${oci.handler}.json`);
   try {
     const { mtimeMs, size, ino } = await stat(oci.path);
     const program = `${oci.path} ${ino} ${size} ${mtimeMs}`;
     const known = await readKnown(file);
     if (known?.program === program) return known.features;
-    const features = await tryFeatures(oci, { directory: join(root, `trial-${oci.handler}`), program: image.pauseBinary, signal });
+    const features = await tryFeatures(oci, { directory: join(root, `trial-${oci.handler}`), program: image.pauseBinary, signal: withTimeout(life, TRY_MS) });
     await writeFileAtomic(file, JSON.stringify({ program, features } satisfies Known));
     return features;
   } catch (err) {
-    signal.throwIfAborted();
-    log.warn({ err, handler: oci.handler }, 'Could not try what OCI runtime can do');
+    if (!life.aborted) log.warn({ err, handler: oci.handler }, 'Could not try what OCI runtime can do');
     return UNKNOWN;
   }
 }

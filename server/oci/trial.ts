@@ -63,6 +63,9 @@ async function tryIdmap(runtime: OciRuntime, directory: string, signal: AbortSig
   return await withContainer(runtime, { directory, mounts: [data], linux, signal }, (pid) => statSync(`/proc/${pid}/root/data`).uid === HOST_ID);
 }
 
+/** For taking a container away, whatever has become of the trial. */
+const CLEAR_MS = 20_000;
+
 interface Trial {
   readonly directory: string;
   readonly mounts: readonly (OciMount & Readonly<Record<string, unknown>>)[];
@@ -96,7 +99,7 @@ async function withContainer(runtime: OciRuntime, { directory, mounts, linux, si
   } finally {
     closeSync(output);
     rmSync(pidFile, { force: true });
-    await runtime.delete(id, { force: true, signal });
+    await runtime.delete(id, { force: true, signal: AbortSignal.timeout(CLEAR_MS) });
   }
 }
 

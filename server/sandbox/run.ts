@@ -6,6 +6,7 @@ import { NamespaceMode, type PodSandboxConfig, Protocol } from '../../proto/cri.
 import type { Flight } from '../creation.ts';
 import { containerCgroup } from '../oci/cgroup-path.ts';
 import { userNamespaceOf } from '../oci/id-mapping.ts';
+import { loadSeccompProfile, seccompChoice } from '../oci/seccomp.ts';
 import { sysctlNamespace, translateSysctls } from '../oci/sysctl.ts';
 import type { ValidSandboxConfig } from '../oci/validate.ts';
 import { type Parts, timed } from '../parts.ts';
@@ -76,6 +77,7 @@ export async function runSandbox(parts: Parts, request: SandboxRequest, flight: 
 
 async function planSandbox(parts: Parts, id: ObjectId, { config, runtimeHandler, fingerprint }: SandboxRequest, flight: Flight): Promise<SandboxRecord> {
   const { runtime, image } = parts.config;
+  await checkSeccomp(parts, config);
   const namespaces = planNamespaces(runtime.namespacesDir, id, config);
   const options = config.linux?.security_context?.namespace_options;
   const hasPause = !runtime.dropInfraCtr || (options !== undefined && options !== null && options.pid === NamespaceMode.POD);
@@ -102,6 +104,12 @@ async function planSandbox(parts: Parts, id: ObjectId, { config, runtimeHandler,
     cgroupParent: cgroup.parent,
     ...(missing === undefined ? {} : { madeCgroupFrom: missing }),
   };
+}
+
+/** The pause runs without a filter (see `buildPauseSpec`), but a profile that the pod's containers will not find is told at once. */
+async function checkSeccomp({ config, host }: Parts, { linux }: PodSandboxConfig): Promise<void> {
+  const choice = seccompChoice('config.linux.security_context', linux?.security_context ?? null);
+  if (choice.kind === 'file') await loadSeccompProfile({ choice, capabilities: [], host, defaultProfile: config.runtime.seccompProfile });
 }
 
 async function ensurePauseImage({ storage, config }: Parts, flight: Flight): Promise<string> {

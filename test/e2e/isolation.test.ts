@@ -201,6 +201,22 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   );
 
   test(
+    'a pod with a seccomp profile that is not there is refused, and the pause has nothing to guard',
+    proves('LinuxSandboxSecurityContext.seccomp', 'LinuxSandboxSecurityContext.seccomp_profile_path', 'LinuxSandboxSecurityContext.readonly_rootfs'),
+    async () => {
+      const missing = join(daemon.directory, 'missing.json');
+      const localhost = { profile_type: SecurityProfileProfileType.Localhost, localhost_ref: missing };
+      for (const security of [{ seccomp: localhost }, { seccomp: null, seccomp_profile_path: `localhost/${missing}` }]) {
+        expect(await podRefusal(makePod(daemon, { security }))).toMatchObject({ code: status.INVALID_ARGUMENT, message: expect.stringContaining(missing) });
+      }
+      const podId = await runPod(daemon, makePod(daemon));
+      for (const set of ['CapBnd', 'CapPrm', 'CapAmb']) expect(BigInt(`0x${statusLine(initOf(podId), set)}`)).toBe(0n);
+      expect(statusLine(initOf(podId), 'NoNewPrivs')).toBe('1');
+      expect(() => writeFileSync(`/proc/${initOf(podId)}/root/file`, '')).toThrow('EROFS');
+    },
+  );
+
+  test(
     'privileged means all rights and devices of the node, without filters, and only in a privileged pod',
     proves('LinuxContainerSecurityContext.privileged', 'LinuxSandboxSecurityContext.privileged', 'LinuxContainerSecurityContext.no_new_privs'),
     async () => {

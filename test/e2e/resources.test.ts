@@ -193,6 +193,45 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
     expect(await resourcesOf(containerId)).toMatchObject({ ...all, cpuset_cpus: '' });
   });
 
+  test('an update that the runtime fails, or during which the daemon dies, leaves what is known and what is so in step', async () => {
+    const { containerId } = await startPod(daemon, {}, { resources: all });
+    const pid = initOf(containerId);
+    const before = limitsOf(pid);
+    const linux = { cpu_shares: '300', memory_limit_in_bytes: String(80 * MIB), oom_score_adj: '600' };
+    for (const fault of ['fail', 'die'] as const) {
+      daemon.faults.set(handler, 'update', fault);
+      await expect(daemon.cri.UpdateContainerResources({ container_id: containerId, linux })).rejects.toThrow('nothing was changed');
+      expect(limitsOf(pid)).toEqual(before);
+      expect(scoreOf(pid)).toBe(500);
+      expect(await resourcesOf(containerId)).toMatchObject(all);
+    }
+    daemon.faults.set(handler, 'update', 'hold');
+    const lost = daemon.cri.UpdateContainerResources({ container_id: containerId, linux }).catch((err: unknown) => err);
+    await until('the runtime to be asked', () => daemon.faults.calls(handler, 'update') >= 3);
+    await daemon.kill('SIGKILL');
+    expect(await lost).toBeInstanceOf(Error);
+    daemon.faults.clear();
+    await daemon.start();
+    await daemon.cri.UpdateContainerResources({ container_id: containerId, linux }); // as the kubelet does, whose wish is not in the status
+    expect(limitsOf(pid)).toMatchObject({ shares: '300', memory: String(80 * MIB), quota: '25000' });
+    expect(scoreOf(pid)).toBe(600);
+    expect(await resourcesOf(containerId)).toMatchObject({
+      ...all,
+      cpu_shares: '300',
+      memory_limit_in_bytes: String(80 * MIB),
+      oom_score_adj: '600',
+      memory_swap_limit_in_bytes: String(112 * MIB),
+    });
+  });
+
+  test('unified keys, which version 1 does not have, are refused by their name', proves('LinuxContainerResources.unified'), async () => {
+    const { containerId } = await startPod(daemon);
+    await expect(daemon.cri.UpdateContainerResources({ container_id: containerId, linux: { unified: { 'memory.high': 'max' } } })).rejects.toMatchObject({
+      code: status.INVALID_ARGUMENT,
+      message: expect.stringContaining('linux.unified: "memory.high" needs cgroup v2'),
+    });
+  });
+
   test('a memory limit below what is in use is refused', async () => {
     const { containerId } = await startPod(daemon, {}, { command: ['sh', '-c', 'head -c 40000000 /dev/zero | (tail; sleep 10000)'] });
     const used = await until('the memory to be taken', async () => {

@@ -9,7 +9,7 @@ import { join } from 'node:path';
  */
 export type Fault = 'fail' | 'rubbish' | 'die' | 'hold' | 'hang' | 'slow';
 
-const VERBS = 'create|start|kill|delete|state|exec|features';
+const VERBS = 'create|start|update|kill|delete|state|exec|features';
 
 /**
  * Programs that the daemon runs, each behind a script that looks for an order to misbehave. The verb is the CNI command
