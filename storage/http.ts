@@ -1,6 +1,7 @@
-import { type ClientRequest, Agent as HttpAgent, type IncomingMessage, request as requestHttp } from 'node:http';
+import { Agent as HttpAgent, type IncomingMessage, request as requestHttp } from 'node:http';
 import { Agent as HttpsAgent, request as requestHttps } from 'node:https';
-import { createSecureContext, getCACertificates } from 'node:tls';
+import type { Socket } from 'node:net';
+import { createSecureContext, getCACertificates, TLSSocket } from 'node:tls';
 import { describeError } from '#base/errors.ts';
 import { type HostCertificates, loadHostCertificates } from './certs.ts';
 import { JobError } from './jobs.ts';
@@ -52,26 +53,37 @@ export class HttpClient {
    */
   async send(url: URL, { method = 'GET', headers, body, registry, insecure, idleMs, signal }: HttpRequest): Promise<IncomingMessage> {
     const secure = url.protocol === 'https:';
+    signal.throwIfAborted();
     const agent = secure ? this.#secureAgent(url, registry, insecure) : this.#plainAgent(url);
     return new Promise((resolve, reject) => {
-      const request = (secure ? requestHttps : requestHttp)(url, { method, headers: { ...headers, 'user-agent': 'berth' }, agent, signal });
-      let timer = failAfter(request, Math.min(CONNECT_TIMEOUT_MS, idleMs), (ms) => new JobError('unreachable', `no connection within ${ms / 1000} s`));
+      const request = (secure ? requestHttps : requestHttp)(url, { method, headers: { ...headers, 'user-agent': 'berth' }, agent });
+      let received: IncomingMessage | undefined;
+      // Destroying is not enough: a request that waits for its proxy's tunnel would tell nobody.
+      const fail = (err: unknown): void => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', onAbort);
+        reject(signal.aborted ? signal.reason : unreachable(url, err));
+        (received ?? request).destroy(err instanceof Error ? err : undefined);
+      };
+      const onAbort = (): void => fail(signal.reason);
+      const failAfter = (ms: number, why: string): NodeJS.Timeout => setTimeout(() => fail(new JobError('unreachable', `${why} within ${ms / 1000} s`)), ms);
+      let timer = failAfter(Math.min(CONNECT_TIMEOUT_MS, idleMs), 'no connection');
       const connected = (): void => {
         clearTimeout(timer);
         // Headers that come one byte at a time keep a connection busy, too.
-        timer = failAfter(request, idleMs, (ms) => new JobError('unreachable', `no progress: no answer within ${ms / 1000} s`));
+        timer = failAfter(idleMs, 'no progress: no answer');
       };
+      signal.addEventListener('abort', onAbort, { once: true });
       request.on('socket', (socket) => {
-        if (request.reusedSocket) connected();
+        if (request.reusedSocket || isConnected(socket)) connected();
         else socket.once(secure ? 'secureConnect' : 'connect', connected);
       });
-      request.on('close', () => clearTimeout(timer));
-      let received: IncomingMessage | undefined;
-      request.setTimeout(idleMs, () => (received ?? request).destroy(stalled(idleMs)));
-      request.on('error', (err) => {
+      request.on('close', () => {
         clearTimeout(timer);
-        reject(signal.aborted ? err : unreachable(url, err));
+        signal.removeEventListener('abort', onAbort);
       });
+      request.setTimeout(idleMs, () => (received ?? request).destroy(stalled(idleMs)));
+      request.on('error', fail);
       request.on('response', (response) => {
         clearTimeout(timer);
         received = response;
@@ -129,8 +141,9 @@ function through(proxy: string): { proxyEnv?: NodeJS.ProcessEnv } {
   return { proxyEnv: { HTTP_PROXY: proxy, HTTPS_PROXY: proxy } };
 }
 
-function failAfter(request: ClientRequest, ms: number, reason: (ms: number) => JobError): NodeJS.Timeout {
-  return setTimeout(() => request.destroy(reason(ms)), ms);
+/** A tunnel through a proxy comes with its handshake done. */
+function isConnected(socket: Socket): boolean {
+  return socket instanceof TLSSocket ? /^TLS/.test(socket.getProtocol() ?? '') : !socket.connecting;
 }
 
 /** Ends a body that trickles. One that stops altogether is ended by the socket's own timeout. */

@@ -1,14 +1,14 @@
 import type { IncomingMessage } from 'node:http';
 import { isErrno } from '#base/errors.ts';
 import { type Digest, digestOf, isDigest } from './digest.ts';
-import { discardBody, HttpClient, type HttpOptions, type HttpRequest, readBody } from './http.ts';
+import { discardBody, HttpClient, type HttpOptions, readBody } from './http.ts';
 import { JobError, type ManifestJob, type ManifestResult, type Target } from './jobs.ts';
 import { MANIFEST_TYPES, MAX_MANIFEST_BYTES } from './manifest.ts';
+import { type Answer, getFollowing } from './redirect.ts';
 import { registryHost } from './reference.ts';
 import { PassingError, parseRetryAfter, withRetries } from './retry.ts';
 import { basicHeader, fetchToken, parseChallenges } from './token.ts';
 
-const MAX_REDIRECTS = 5;
 const MAX_ERROR_BYTES = 64 * 1024;
 
 export interface FetchOptions {
@@ -144,7 +144,7 @@ export class RegistryClient {
   async #send(target: Target, path: string, headers: Readonly<Record<string, string>>, options: FetchOptions): Promise<Answer> {
     const host = registryHost(target.host);
     const ask = (scheme: 'https:' | 'http:', insecure: boolean): Promise<Answer> =>
-      this.#follow(new URL(`${scheme}//${host}/v2/${target.repository}/${path}`), headers, { registry: target.host, insecure, ...options });
+      getFollowing(this.#http, new URL(`${scheme}//${host}/v2/${target.repository}/${path}`), { headers, registry: target.host, insecure, ...options });
     const scheme = target.insecure ? this.#schemes.get(host) : 'https:';
     if (scheme !== undefined) return ask(scheme, target.insecure);
     try {
@@ -165,37 +165,6 @@ export class RegistryClient {
     if (isErrno(err.cause, 'ENOTFOUND', 'EAI_AGAIN')) return this.#http.isProxied(new URL(`http://${host}/`));
     return !(err.cause instanceof Error && 'code' in err.cause && /ALERT/.test(String(err.cause.code)));
   }
-
-  /**
-   * Follows redirects. The Authorization header stays with the origin it was made for, and does not come back on a way
-   * that has left it: storage back ends are other people's.
-   */
-  async #follow(first: URL, headers: Readonly<Record<string, string>>, how: Omit<HttpRequest, 'headers'>): Promise<Answer> {
-    const { authorization: _kept, ...others } = headers;
-    let url = first;
-    let elsewhere: string | undefined;
-    for (let hop = 0; hop <= MAX_REDIRECTS; hop += 1) {
-      if (elsewhere !== undefined || url.origin !== first.origin) elsewhere = url.host;
-      const response = await this.#http.send(url, { ...how, headers: elsewhere === undefined ? headers : others });
-      const location = response.headers.location;
-      if (![301, 302, 303, 307, 308].includes(response.statusCode ?? 0) || location === undefined) return { response, elsewhere };
-      discardBody(response);
-      const next = URL.parse(location, url);
-      if (next === null || !/^https?:$/.test(next.protocol))
-        throw new JobError('refused', `${first.origin}${first.pathname} redirects to what is no HTTP address`);
-      if (next.protocol === 'http:' && !how.insecure)
-        throw new JobError('refused', `${first.origin}${first.pathname} redirects from TLS to plain HTTP at ${next.host}`);
-      next.username = next.password = '';
-      url = next;
-    }
-    throw new JobError('unreachable', `${first.origin}${first.pathname} redirects more than ${MAX_REDIRECTS} times`);
-  }
-}
-
-/** A response, and the host that gave it where redirects led away from the registry. */
-interface Answer {
-  readonly response: IncomingMessage;
-  readonly elsewhere: string | undefined;
 }
 
 /** Whether a response has the bytes from `from` on; 200 means all of them. Source: RFC 9110, 15.3.7. */

@@ -1,6 +1,7 @@
 import type { Credentials } from './auth.ts';
 import { type HttpClient, readBody } from './http.ts';
 import { JobError } from './jobs.ts';
+import { getFollowing } from './redirect.ts';
 import { PassingError, parseRetryAfter } from './retry.ts';
 
 const MAX_TOKEN_BYTES = 1024 * 1024;
@@ -65,7 +66,9 @@ export async function fetchToken(http: HttpClient, { challenge, credentials, sco
     for (const one of wanted.split(' ').filter(Boolean)) realm.searchParams.append('scope', one);
     if (credentials.kind === 'basic') headers.authorization = basicHeader(credentials.username, credentials.password);
   }
-  const response = await http.send(realm, { ...how, headers, ...(body === undefined ? {} : { method: 'POST', body }) });
+  // A body with a token in it goes where it was meant to go, and nowhere else.
+  const response =
+    body === undefined ? (await getFollowing(http, realm, { ...how, headers })).response : await http.send(realm, { ...how, headers, method: 'POST', body });
   const where = `token server ${realm.host}`;
   const text = (await readBody(response, MAX_TOKEN_BYTES, `answer of ${where}`)).toString();
   const status = response.statusCode ?? 0;

@@ -1,6 +1,7 @@
 // Registries that lie, dawdle, die or lead astray.
 import { randomBytes } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import type { RegistryAuth } from '../../../storage/storage.ts';
 import { FakeRegistry, type FakeRegistryOptions, type Fault } from '../../fakes/registry.ts';
@@ -152,6 +153,22 @@ describe('a registry that dawdles', () => {
   });
 });
 
+test('a proxy that makes no tunnel does not hold a pull', async () => {
+  const sockets: Socket[] = [];
+  const proxy = createServer((socket) => void sockets.push(socket.on('error', () => {})));
+  await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+  try {
+    await using store = await TestStore.open({
+      pullProgressTimeoutMs: IDLE_MS,
+      proxyEnv: { HTTPS_PROXY: `127.0.0.1:${(proxy.address() as AddressInfo).port}` },
+    });
+    await expect(store.storage.pull('registry.test/app:1', { signal: store.signal })).rejects.toThrow(/^RegistryUnavailable: .*no connection within 1 s/);
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    proxy.close();
+  }
+});
+
 describe('tokens and credentials', () => {
   const users = { alice: 'secret-word' };
 
@@ -188,6 +205,17 @@ describe('tokens and credentials', () => {
   ])('a token server that answers %s is told', async (_what, fault) => {
     await using at = await serve({ auth: 'token', users, tokenFault: () => fault });
     await expect(at.pull(alice)).rejects.toThrow(/token server .* answers without a token/);
+  });
+
+  test('a token server that has moved is followed, without the password where that would go to another', async () => {
+    let moved = '';
+    await using at = await serve({ auth: 'token', users, tokenFault: (count) => (count === 1 ? { status: 307, headers: { location: moved } } : undefined) });
+    moved = `http://${at.registry.host}/token?service=fake&scope=repository:app:pull`;
+    await at.pull(alice);
+    await using thief = await FakeRegistry.start(content, { auth: 'token', users });
+    await using led = await serve({ auth: 'token', users, tokenFault: () => ({ status: 307, headers: { location: `http://${thief.host}/token` } }) });
+    await expect(led.pull(alice)).rejects.toThrow('(401)');
+    expect(thief.requests.map(({ path, authorization }) => ({ path, authorization }))).toEqual([{ path: '/token', authorization: undefined }]);
   });
 
   test('are not shown to where a registry redirects to, even when that asks for them', async () => {
