@@ -318,6 +318,7 @@ function openStorage(config: Config, log: Log, metrics: Metrics, usedBy: (image:
     usedBy,
     observe: {
       received: (bytes) => metrics.countPullBytes(bytes),
+      retried: (times) => metrics.countPullRetries(times),
       pulled: (outcome, seconds) => metrics.observePull(outcome, seconds),
       found: (kind) => metrics.countStoreFinding(kind),
     },

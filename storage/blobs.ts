@@ -28,18 +28,20 @@ interface Wanted {
   readonly progress: BlobProgress;
 }
 
+/** Told of bytes that have come over the network for a layer, and of requests that were sent again. */
+export type BlobNews = (digest: Digest, news: { readonly bytes: number; readonly retries: number }) => void;
+
 /** Fetches blobs: one that several pulls want at the same time only once. */
 export class Blobs implements AsyncDisposable {
   readonly #deps: BlobsDeps;
-  readonly #received: (digest: Digest, bytes: number) => void;
+  readonly #onNews: BlobNews;
   readonly #places: Semaphore;
   readonly #flights = new Flights<void>();
   readonly #wanted = new Map<Digest, Wanted>();
 
-  /** `received` is told of bytes that have come over the network for a layer. */
-  constructor(deps: BlobsDeps, received: (digest: Digest, bytes: number) => void) {
+  constructor(deps: BlobsDeps, onNews: BlobNews) {
     this.#deps = deps;
-    this.#received = received;
+    this.#onNews = onNews;
     this.#places = new Semaphore(deps.maxParallelDownloads);
   }
 
@@ -107,8 +109,8 @@ export class Blobs implements AsyncDisposable {
     await this.#places.run(async () => {
       wanted.progress.state = 'downloading';
       await this.#fetch(targets, layer, wanted.path, signal, (report) => {
-        const more = wanted.progress.take(report);
-        if (more > 0) this.#received(layer.digest, more);
+        const news = wanted.progress.take(report);
+        if (news.bytes > 0 || news.retries > 0) this.#onNews(layer.digest, news);
       });
     }, signal);
     wanted.whole = true;

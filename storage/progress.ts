@@ -59,15 +59,19 @@ export class BlobProgress {
     this.totalBytes = totalBytes;
   }
 
-  /** Takes a report in; gives the bytes that came since the last one. */
-  take({ receivedBytes, fetchedBytes, source, retries }: BlobReport): number {
-    const more = Math.max(0, fetchedBytes - this.fetchedBytes);
+  /** Takes a report of one job in; gives what is new since the last one. A job that follows another begins at nothing. */
+  take({ receivedBytes, fetchedBytes, source, retries }: BlobReport): { bytes: number; retries: number } {
+    const news = { bytes: since(this.fetchedBytes, fetchedBytes), retries: since(this.retries, retries) };
     this.receivedBytes = receivedBytes;
     this.fetchedBytes = fetchedBytes;
     if (source !== '') this.source = source;
     this.retries = retries;
-    return more;
+    return news;
   }
+}
+
+function since(before: number, now: number): number {
+  return now >= before ? now - before : now;
 }
 
 /** Bytes per second over the last seconds, which falls to nothing when nothing comes. */

@@ -35,6 +35,8 @@ export interface PullDeps extends InstallDeps {
 export interface PullObserver {
   /** Bytes that came over the network. */
   received(bytes: number): void;
+  /** Requests for layers that were sent again. */
+  retried(times: number): void;
   /** A pull has ended, for all who waited for it. */
   pulled(outcome: PullOutcome, seconds: number): void;
 }
@@ -62,8 +64,9 @@ export class Puller implements AsyncDisposable {
 
   constructor(deps: PullDeps) {
     this.#deps = deps;
-    this.#blobs = new Blobs(deps, (digest, bytes) => {
+    this.#blobs = new Blobs(deps, (digest, { bytes, retries }) => {
       deps.observe.received(bytes);
+      deps.observe.retried(retries);
       for (const tracker of this.#trackers.values()) tracker.received(digest, bytes);
     });
   }

@@ -131,7 +131,7 @@ export class Storage implements AsyncDisposable {
       get progressTimeoutMs() {
         return settings().pullProgressTimeoutMs;
       },
-      observe: options.observe ?? { received: () => {}, pulled: () => {} },
+      observe: options.observe ?? { received: () => {}, retried: () => {}, pulled: () => {} },
     });
   }
 

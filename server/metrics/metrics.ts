@@ -44,6 +44,8 @@ export interface Metrics extends Disposable {
   observePull(outcome: PullOutcome, seconds: number): void;
   /** Bytes that came from a registry just now. */
   countPullBytes(bytes: number): void;
+  /** Requests for layers that were sent again, to the same place or to the next mirror. */
+  countPullRetries(times: number): void;
   observeCni(
     call: { readonly verb: 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS' | 'VERSION'; readonly plugin: string; readonly ok: boolean },
     seconds: number,
@@ -121,6 +123,7 @@ export function createMetrics({ version }: { readonly version: string }): Metric
     registers,
   });
   const pullBytes = new Counter({ name: 'berth_image_pull_bytes_total', help: 'Bytes received from registries.', registers });
+  const pullRetries = new Counter({ name: 'berth_image_pull_retries_total', help: 'Requests for layers that were sent again.', registers });
   const ooms = new Counter({ name: 'berth_container_oom_total', help: 'Containers that the OOM killer has ended.', registers });
   const detachFailures = new Counter({ name: 'berth_cni_detach_failures_total', help: 'Attempts to take a pod off its network that have failed.', registers });
   const findings = new Counter({
@@ -150,6 +153,7 @@ export function createMetrics({ version }: { readonly version: string }): Metric
       }
     },
     countPullBytes: (bytes) => pullBytes.inc(bytes),
+    countPullRetries: (times) => pullRetries.inc(times),
     countOom: () => ooms.inc(),
     countStoreFinding: (kind) => findings.inc({ kind }),
     countDetachFailure: () => detachFailures.inc(),

@@ -246,7 +246,11 @@ describe('the progress of a pull', () => {
   const stuck = { fault: ({ path }: { path: string }): Fault | undefined => (path.includes(big) ? 'hang' : undefined) };
   const received: number[] = [];
   const outcomes: string[] = [];
-  const observe = { received: (bytes: number) => void received.push(bytes), pulled: (outcome: string) => void outcomes.push(outcome) };
+  const observe = {
+    received: (bytes: number) => void received.push(bytes),
+    retried: () => {},
+    pulled: (outcome: string) => void outcomes.push(outcome),
+  };
 
   test('is told layer by layer, with who waits and where from', async () => {
     await using registry = await FakeRegistry.start(content, stuck);

@@ -27,7 +27,9 @@ test('PullTracker tells the state and the bytes of each layer', () => {
   const coming = new BlobProgress(second.sizeBytes);
   blobs.set(second.digest, coming);
   coming.state = 'downloading';
-  expect(coming.take({ receivedBytes: MIB, fetchedBytes: MIB / 2, source: 'mirror:5000', retries: 1 })).toBe(MIB / 2);
+  expect(coming.take({ receivedBytes: MIB, fetchedBytes: MIB / 2, source: 'mirror:5000', retries: 1 })).toEqual({ bytes: MIB / 2, retries: 1 });
+  expect(coming.take({ receivedBytes: MIB, fetchedBytes: 0, source: '', retries: 0 })).toEqual({ bytes: 0, retries: 0 }); // another job
+  expect(coming.take({ receivedBytes: MIB, fetchedBytes: 7, source: '', retries: 1 })).toEqual({ bytes: 7, retries: 1 });
   tracker.received(second.digest, MIB / 2);
   const seen = tracker.view(1);
   expect(seen.layers.map(({ state, receivedBytes, source }) => [state, receivedBytes, source])).toEqual([

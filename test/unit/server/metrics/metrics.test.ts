@@ -20,6 +20,7 @@ test('createMetrics() counts what it is told', async () => {
   metrics.observePull('notFound', 3);
   metrics.countPullBytes(1000);
   metrics.countPullBytes(24);
+  metrics.countPullRetries(2);
   metrics.countOom();
   const text = await metrics.registry.metrics();
   for (const line of [
@@ -34,6 +35,7 @@ test('createMetrics() counts what it is told', async () => {
     'berth_image_pull_failures_total{reason="not_found"} 1',
     'berth_image_pull_failures_total{reason="unreachable"} 0',
     'berth_image_pull_bytes_total 1024',
+    'berth_image_pull_retries_total 2',
     'berth_image_pull_duration_seconds_sum 3',
     'berth_container_oom_total 1',
     `berth_build_info{version="1.2.3",node="${process.versions.node}"} 1`,
