@@ -1,4 +1,4 @@
-// `npm run bench [-- --pods 50 --samples 20 --rounds 2 --only pods|images --out FILE]`: Berth's bundle and Debian's containerd, both with
+// `npm run bench [-- --pods 50 --samples 20 --rounds 2 --only pods|images|streams --out FILE]`: Berth's bundle and Debian's containerd, both with
 // crun and the same conflist, in turn in one run. Prints a table and writes it, with all samples beside it as JSON.
 import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
@@ -10,6 +10,7 @@ import { startBenchRegistry } from './big-image.ts';
 import { type Peer, startBerth, startContainerd } from './peer.ts';
 import { measureLimit, measureManyImages, measurePulls } from './pulls.ts';
 import { IMAGE, type Measured, measured, measureIdle, measureMany, measureSingle } from './rounds.ts';
+import { measureStreams } from './streams.ts';
 import { machine, table } from './table.ts';
 
 const { values } = parseArgs({
@@ -23,8 +24,7 @@ const { values } = parseArgs({
 });
 const pods = Number(values.pods);
 const samples = Number(values.samples);
-const withPods = values.only !== 'images';
-const withImages = values.only !== 'pods';
+const [withPods, withImages, withStreams] = ['pods', 'images', 'streams'].map((part) => values.only === '' || values.only === part);
 
 const long = AbortSignal.timeout(600_000);
 if (findTool('containerd') === undefined) await run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'containerd'], { signal: long });
@@ -47,6 +47,7 @@ async function bench(): Promise<void> {
         await measureSingle(peer, { pods: samples, warm: 3 }, into);
         await measureMany(peer, { pods, atOnce: 10, calls: 30 }, into);
       }
+      if (withStreams) await measureStreams(peer, 3, into);
       if (withImages) await measurePulls(peer, into);
     }
     if (withImages) await measureLimit(results.berth);

@@ -39,10 +39,10 @@ export function podConfig(peer: Peer, logs: string) {
   };
 }
 
-const containerConfig = (name: string) => ({
+const containerConfig = (name: string, command: readonly string[]) => ({
   metadata: { name: 'c', attempt: 0 },
   image: { image: IMAGE },
-  command: ['sleep', '100000'],
+  command,
   log_path: `${name}.log`,
   linux: {
     resources: { cpu_shares: '102', memory_limit_in_bytes: String(64 * 1024 ** 2) },
@@ -56,10 +56,14 @@ export interface UpPod {
   readonly container: string;
 }
 
-/** A pod with a container that sleeps. */
-export async function podUp({ cri }: Peer, config: ReturnType<typeof podConfig>): Promise<UpPod> {
+/** A pod with a container, which sleeps unless told. */
+export async function podUp({ cri }: Peer, config: ReturnType<typeof podConfig>, command = ['sleep', '100000']): Promise<UpPod> {
   const { pod_sandbox_id: pod } = await cri.RunPodSandbox({ config, runtime_handler: 'crun' });
-  const { container_id: container } = await cri.CreateContainer({ pod_sandbox_id: pod, config: containerConfig(config.metadata.name), sandbox_config: config });
+  const { container_id: container } = await cri.CreateContainer({
+    pod_sandbox_id: pod,
+    config: containerConfig(config.metadata.name, command),
+    sandbox_config: config,
+  });
   await cri.StartContainer({ container_id: container });
   return { pod, container };
 }

@@ -36,6 +36,16 @@ const limit = (key: string, goal: number, unit: string): Goal => ({
   met: (berth) => berth <= goal,
 });
 
+const atLeast = (key: string, goal: number, unit: string): Goal => ({
+  what: key,
+  from: 'figures',
+  key,
+  quantile: 0.5,
+  unit,
+  goal: `≥ ${goal} ${unit}`,
+  met: (berth) => berth >= goal,
+});
+
 export const goals = (pods: number): readonly Goal[] => [
   ratio('pod-up', 0.55, { what: 'pod-up: RunPodSandbox + CreateContainer + StartContainer, with pause' }),
   ratio('pod-up', 0.6, { quantile: 0.95 }),
@@ -54,6 +64,11 @@ export const goals = (pods: number): readonly Goal[] => [
   ratio(`ContainerStatus, ${pods} pods`, 1.3),
   ratio(`ListContainers, ${pods} pods`, 1.3),
   ratio(`ListPodSandbox, ${pods} pods`, 1.3),
+  atLeast('200 MB out of exec by SPDY', 200, 'MB/s'),
+  atLeast('200 MB out of exec by WebSocket', 300, 'MB/s'),
+  atLeast('port-forward throughput', 500, 'MB/s'),
+  limit('port-forward, added to a round trip', 0.3, 'ms'),
+  limit('daemon PSS while streaming, more than before', 40, 'MiB'),
   limit('daemon PSS idle', 85, 'MiB'),
   limit('daemon PSS with the pods', 100, 'MiB'),
   limit('daemon CPU idle', 0.5, '% of a core'),

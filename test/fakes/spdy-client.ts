@@ -179,7 +179,8 @@ export class SpdyClient {
 
   /** The frame that opens a stream. */
   async synStream(id: number, headers: Readonly<Record<string, string>>): Promise<Buffer> {
-    const block = await this.#compress(headerBlock(headers));
+    const lowerCase = Object.fromEntries(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value])); // Go's server takes no other
+    const block = await this.#compress(headerBlock(lowerCase));
     const payload = Buffer.alloc(10 + block.length);
     payload.writeUInt32BE(id, 0);
     block.copy(payload, 10);
