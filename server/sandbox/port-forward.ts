@@ -1,5 +1,5 @@
 import { closeSync } from 'node:fs';
-import { Socket } from 'node:net';
+import { type OnReadOpts, Socket } from 'node:net';
 import { CriError, describeError, isErrno } from '#base/errors.ts';
 import { SysError, tcpSocketIn } from '#base/sys.ts';
 
@@ -12,14 +12,14 @@ const HOSTS = [
 
 /**
  * Connects to a port on the pod's loopback, by IPv4 and then by IPv6. `netns` is the path of the pod's network namespace,
- * `undefined` for the node's own.
+ * `undefined` for the node's own; what comes from there goes to `onread`, see net.Socket.
  * @throws {CriError} `failedPrecondition` where the namespace is gone, `unavailable` where nothing answers.
  */
-export async function connectToPod(netns: string | undefined, port: number, signal: AbortSignal): Promise<Socket> {
+export async function connectToPod(netns: string | undefined, port: number, onread: OnReadOpts, signal: AbortSignal): Promise<Socket> {
   const failures: string[] = [];
   for (const { host, family, shown } of HOSTS) {
     try {
-      return await connected(openSocket(netns, family), host, port, signal);
+      return await connected(openSocket(netns, family, onread), host, port, signal);
     } catch (err) {
       signal.throwIfAborted();
       if (isErrno(err, 'ENOENT') || (err instanceof SysError && err.syscall === 'setns')) {
@@ -32,11 +32,11 @@ export async function connectToPod(netns: string | undefined, port: number, sign
 }
 
 /** Made in the pod's namespace; what Node does with it later happens there too. */
-function openSocket(netns: string | undefined, family: 4 | 6): Socket {
-  if (netns === undefined) return new Socket({ allowHalfOpen: true });
+function openSocket(netns: string | undefined, family: 4 | 6, onread: OnReadOpts): Socket {
+  if (netns === undefined) return new Socket({ allowHalfOpen: true, onread });
   const fd = tcpSocketIn(netns, family);
   try {
-    return new Socket({ fd, allowHalfOpen: true });
+    return new Socket({ fd, allowHalfOpen: true, onread });
   } catch (err) {
     closeSync(fd);
     throw err;

@@ -9,6 +9,9 @@ const PROBE_MS = 1_000;
 /** How long a client may take to close when all has been sent. */
 const LINGER_MS = 10_000;
 
+/** What is read of a pipe or a socket at a time, and the number of its channel. */
+const MESSAGE_BYTES = 64 * 1024 + 1;
+
 /** How messages carry a channel's number and bytes: as they are, or as a digit and base64 for clients that can only do text. */
 export type Coding = 'binary' | 'base64';
 
@@ -25,6 +28,8 @@ export class ChannelSocket {
   readonly #gate: Gate;
   readonly #coding: Coding;
   readonly #idle: NodeJS.Timeout;
+  /** Messages that have been sent, to be used again: garbage of this size costs more than its copying. */
+  readonly #free: Buffer[] = [];
   #probe: NodeJS.Timeout | undefined;
   #blocked = 0;
   #closing = false;
@@ -59,11 +64,23 @@ export class ChannelSocket {
     return this.#ws.readyState === this.#ws.OPEN;
   }
 
-  /** `done` is called when the next message may follow: at once where the client has gone. */
+  /** `done` is called when the kernel has the message, and at once where the client has gone. */
   send(channel: number, bytes: Buffer, done: () => void = () => {}): void {
     this.#gate.pass(() => {
       this.#idle.refresh();
-      if (this.isOpen) this.#ws.send(this.#encode(channel, bytes), { binary: this.#coding === 'binary' });
+      if (!this.isOpen) done();
+      else if (this.#coding === 'base64') this.#ws.send(String.fromCharCode(DIGIT_0 + channel) + bytes.toString('base64'), { binary: false }, () => done());
+      else this.#sendBinary(channel, bytes, done);
+    });
+  }
+
+  #sendBinary(channel: number, bytes: Buffer, done: () => void): void {
+    const size = 1 + bytes.length;
+    const buffer = (size <= MESSAGE_BYTES ? this.#free.pop() : undefined) ?? Buffer.allocUnsafeSlow(Math.max(size, MESSAGE_BYTES));
+    buffer[0] = channel;
+    bytes.copy(buffer, 1);
+    this.#ws.send(buffer.subarray(0, size), { binary: true }, () => {
+      if (buffer.length === MESSAGE_BYTES) this.#free.push(buffer);
       done();
     });
   }
@@ -92,14 +109,6 @@ export class ChannelSocket {
     if (this.#blocked > 0) return;
     clearInterval(this.#probe);
     this.#ws.resume();
-  }
-
-  #encode(channel: number, bytes: Buffer): Buffer | string {
-    if (this.#coding === 'base64') return String.fromCharCode(DIGIT_0 + channel) + bytes.toString('base64');
-    const message = Buffer.allocUnsafe(1 + bytes.length);
-    message[0] = channel;
-    bytes.copy(message, 1);
-    return message;
   }
 
   #decode(message: Buffer): [number, Buffer] {

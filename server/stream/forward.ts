@@ -1,6 +1,9 @@
 import type { Duplex } from 'node:stream';
 import { describeError } from '#base/errors.ts';
-import type { PortConnector } from './session.ts';
+import type { Inbox, PortConnector } from './session.ts';
+
+/** Read of the pod at a time. Buffers are used again: garbage of this size would cost more than all the rest. */
+const PIECE_BYTES = 64 * 1024;
 
 /** One forwarded connection: the client's two streams. */
 export interface ForwardStreams {
@@ -18,9 +21,19 @@ export interface ForwardStreams {
 export async function forward({ data, error }: ForwardStreams, port: number, connect: PortConnector, signal: AbortSignal): Promise<void> {
   const gone = new AbortController();
   data.once('close', () => gone.abort(new Error('the client has closed the connection')));
+  const free: Buffer[] = [];
   let pod: Duplex;
+  const inbox: Inbox = {
+    buffer: () => free.pop() ?? Buffer.allocUnsafeSlow(PIECE_BYTES),
+    callback(length, buffer) {
+      const piece = buffer as Buffer;
+      const more = data.write(piece.subarray(0, length), () => free.push(piece));
+      if (!more) data.once('drain', () => pod.resume());
+      return more;
+    },
+  };
   try {
-    pod = await connect(port, AbortSignal.any([signal, gone.signal]));
+    pod = await connect(port, inbox, AbortSignal.any([signal, gone.signal]));
   } catch (err) {
     error.end(`forward to port ${port}: ${describeError(err)}`, () => data.destroy());
     return;
@@ -43,7 +56,10 @@ function carry(client: Duplex, pod: Duplex, signal: AbortSignal, podEnded: () =>
       resolve();
     };
     pod.on('error', () => {}); // `close` follows
-    pod.once('end', podEnded);
+    pod.once('end', () => {
+      podEnded();
+      client.end();
+    });
     pod.once('close', () => {
       closed();
       if (!pod.readableEnded) return client.destroy(); // broken off: the client is not to take what it got for all
@@ -57,6 +73,6 @@ function carry(client: Duplex, pod: Duplex, signal: AbortSignal, podEnded: () =>
       if (!(client.readableEnded && pod.readableEnded)) pod.destroy();
     });
     client.pipe(pod);
-    pod.pipe(client);
+    pod.resume();
   });
 }

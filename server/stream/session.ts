@@ -47,11 +47,20 @@ export interface RemoteSession {
  */
 export type SessionHandler = (session: RemoteSession) => Promise<number | undefined>;
 
+/** Takes what a connection's other side sends; as the `onread` of Node's sockets. */
+export interface Inbox {
+  /** Where the next piece is to be read into. */
+  readonly buffer: () => Buffer;
+  /** Takes the first `length` bytes of it; false asks for no more until the connection is resumed. */
+  readonly callback: (length: number, buffer: Uint8Array) => boolean;
+}
+
 /**
- * Connects to a port in the pod. The answer's `allowHalfOpen` is true; what it throws is told to the client.
+ * Connects to a port in the pod. All that the pod sends goes to the inbox, once the connection is resumed; its end is the
+ * connection's `end`. The answer's `allowHalfOpen` is true; what it throws is told to the client.
  * @throws {CriError} where nothing listens, or the pod is gone.
  */
-export type PortConnector = (port: number, signal: AbortSignal) => Promise<Duplex>;
+export type PortConnector = (port: number, inbox: Inbox, signal: AbortSignal) => Promise<Duplex>;
 
 /** Where clients meet what the RPCs prepare for them: each call makes a URL that can be used once, within a minute. */
 export interface StreamUrls {

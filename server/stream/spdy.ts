@@ -29,6 +29,7 @@ export interface SpdyEvents {
 
 /** What a stream asks of its connection. */
 interface Link {
+  /** `done` when the bytes have been handed over, or nobody is left to take them. */
   write(stream: SpdyStream, bytes: Buffer, fin: boolean, done: () => void): void;
   /** The stream's reader has enough for now: nothing more is to be read for anybody, until as many `unblock`s. */
   block(): void;
@@ -37,7 +38,10 @@ interface Link {
   drop(stream: SpdyStream): void;
 }
 
-/** One stream. The two directions end apart. It never emits `error`: `close` without `end` tells that it was cut off. */
+/**
+ * One stream. The two directions end apart. It never emits `error`: `close` without `end` tells that it was cut off. The
+ * callback of a write comes when the kernel has the bytes: their buffer may then be used again.
+ */
 export class SpdyStream extends Duplex {
   readonly id: number;
   readonly headers: Headers;
@@ -275,11 +279,11 @@ export class SpdyConnection {
       do {
         const piece = bytes.length <= MAX_FRAME_BYTES ? bytes : bytes.subarray(offset, offset + MAX_FRAME_BYTES);
         offset += piece.length;
-        this.#transport.write(dataHeader(stream.id, piece.length, fin));
-        if (piece.length > 0) this.#transport.write(piece);
+        const flushed = offset >= bytes.length ? () => done() : undefined;
+        this.#transport.write(dataHeader(stream.id, piece.length, fin), piece.length > 0 ? undefined : flushed);
+        if (piece.length > 0) this.#transport.write(piece, flushed);
       } while (offset < bytes.length);
       this.#transport.uncork();
-      done();
     });
   }
 

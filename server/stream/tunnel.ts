@@ -46,8 +46,8 @@ export class Tunnel extends Duplex {
 
   #send(bytes: Buffer, done: () => void): void {
     this.#gate.pass(() => {
-      if (this.#ws.readyState === this.#ws.OPEN) this.#ws.send(bytes, { binary: true });
-      done();
+      if (this.#ws.readyState === this.#ws.OPEN) this.#ws.send(bytes, { binary: true }, () => done());
+      else done();
     });
   }
 }

@@ -7,7 +7,7 @@ import { constants, deflateSync } from 'node:zlib';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { accept, type Ticket } from '../../../../server/stream/accept.ts';
-import type { RemoteSession } from '../../../../server/stream/session.ts';
+import type { PortConnector, RemoteSession } from '../../../../server/stream/session.ts';
 import { SPDY_DICTIONARY } from '../../../../server/stream/spdy-dictionary.ts';
 import { controlFrame, dataHeader, numbersFrame } from '../../../../server/stream/spdy-frame.ts';
 import { headerBlock } from '../../../fakes/spdy-client.ts';
@@ -63,8 +63,12 @@ type Kind = 'exec' | 'portforward';
 async function attack(kind: Kind, headers: Record<string, string>, pieces: readonly Buffer[], mood: { reads: boolean; slow: boolean }): Promise<void> {
   const transport = new Transport(mood.reads);
   const connections = new Set<Duplex>();
-  const connect = async (): Promise<Duplex> => {
+  const connect: PortConnector = async (_port, inbox) => {
     const pod = new PassThrough({ allowHalfOpen: true });
+    pod.on('data', (piece: Buffer) => {
+      if (!inbox.callback(piece.length, Buffer.from(piece))) pod.pause();
+    });
+    pod.pause();
     connections.add(pod);
     pod.once('close', () => connections.delete(pod));
     return pod;

@@ -8,7 +8,7 @@ import { WebSocket } from 'ws';
 import { CriError } from '#base/errors.ts';
 import { silentLog } from '#base/log.ts';
 import { type StreamServer, type StreamServerOptions, serveStreams } from '../../../../server/stream/server.ts';
-import type { RemoteSession, SessionHandler } from '../../../../server/stream/session.ts';
+import type { PortConnector, RemoteSession, SessionHandler } from '../../../../server/stream/session.ts';
 import { controlFrame, FRAME, numbersFrame } from '../../../../server/stream/spdy-frame.ts';
 import { type ClientStream, Refused, SpdyClient } from '../../../fakes/spdy-client.ts';
 import { until } from '../../../support/wait.ts';
@@ -543,9 +543,9 @@ test('port-forward the old way, by WebSocket: the ports of the RPC, each announc
   const address = pod.address();
   if (address === null || typeof address === 'string') throw new Error('no address');
   const server = await serve();
-  const dial = async (port: number) => {
+  const dial: PortConnector = async (port, onread) => {
     if (port === 81) throw new CriError('unavailable', 'nothing answers');
-    return connect({ port: address.port, host: '127.0.0.1', allowHalfOpen: true });
+    return connect({ port: address.port, host: '127.0.0.1', allowHalfOpen: true, onread });
   };
   const client = await new WsClient(server.portForward('p', [80, 81], dial), 'v4.channel.k8s.io').opened();
   await client.closed;
