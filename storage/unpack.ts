@@ -11,53 +11,40 @@ import {
   lutimesSync,
   mkdirSync,
   openSync,
-  readdirSync,
-  rmdirSync,
-  type Stats,
   symlinkSync,
-  unlinkSync,
   writeSync,
 } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { isErrno } from '#base/errors.ts';
-import { lsetxattr, makedev, mknod, S_IF, SysError } from '#base/sys.ts';
+import { makedev, mknod, S_IF, SysError } from '#base/sys.ts';
 import type { EntryLine, EntryListWriter } from './entry-list.ts';
-import { at, baseOf, below, bytesOf, cleanPath, isWhiteout, parentOf, show } from './jail-path.ts';
+import { at, baseOf, bytesOf, cleanPath, isWhiteout, parentOf, show } from './jail-path.ts';
 import { JobError, type UnpackLimits, type UnpackMode } from './jobs.ts';
-import { Parents } from './parents.ts';
+import { MadeFiles, WHITEOUT } from './made-files.ts';
 import type { TarEntry, TarSink, TarType } from './tar.ts';
 import { setXattrs } from './xattrs.ts';
 
 const DISK_BLOCK = 4096;
-const OPAQUE_MARK = '.wh..wh..opq';
-const WHITEOUT = '.wh.';
 
 /**
  * Makes files of tar entries, below `/`: the process must be in a chroot of the directory to unpack into, so that links
  * in the tar lead nowhere else. Calls are synchronous: asynchronous ones take ten times as long for small files.
- *
- * Whiteouts become overlay's: a character device 0:0, and `trusted.overlay.opaque`. An entry of the same layer wins over
- * its whiteout, whichever comes first. Source: OCI image spec, layer.md; kernel overlayfs.rst.
  */
 export class Extractor implements TarSink {
   readonly #mode: UnpackMode;
   readonly #limits: UnpackLimits;
   readonly #list: EntryListWriter | undefined;
-  readonly #parents: Parents;
-  readonly #implied = new Set<string>(['']);
-  /** In `merged` mode, what this layer made: what an opaque mark or a whiteout must leave alone. */
-  readonly #made = new Set<string>();
+  readonly #made: MadeFiles;
   readonly #directoryTimes: [path: string, mtime: number][] = [];
   #open: { readonly fd: number; readonly path: string; readonly entry: TarEntry; size: number; crc: number } | undefined;
   #bytes = 0;
-  #inodes = 0;
 
   /** `list` is told of all that is made, but for what a mount of the layers below makes of it. */
   constructor(mode: UnpackMode, { limits, list }: { limits: UnpackLimits; list: EntryListWriter | undefined }) {
     this.#mode = mode;
     this.#limits = limits;
     this.#list = list;
-    this.#parents = new Parents({ mode, made: (path, wasWhiteout) => this.#addImplied(path, wasWhiteout) });
+    this.#made = new MadeFiles({ mode, limits, list });
   }
 
   /** Content as written, not as declared, rounded up to blocks for each file. */
@@ -66,12 +53,12 @@ export class Extractor implements TarSink {
   }
 
   get inodes(): number {
-    return this.#inodes;
+    return this.#made.inodes;
   }
 
-  /** Directories that are there for their content only; the root too, as `''`, unless the tar has an entry for it. */
+  /** See `MadeFiles`. */
   get implied(): string[] {
-    return [...this.#implied];
+    return this.#made.implied;
   }
 
   entry(entry: TarEntry): void {
@@ -133,13 +120,13 @@ export class Extractor implements TarSink {
     const path = cleanPath(entry.name);
     if (path === '') {
       if (entry.type !== 'directory') return;
-      this.#implied.delete('');
+      this.#made.describe('');
       this.#describeDirectory('', entry);
       return;
     }
-    const real = this.#parents.place(path);
+    const real = this.#made.parents.place(path);
     const base = baseOf(real);
-    if (this.#mode !== 'plain' && base.startsWith(WHITEOUT)) this.#whiteout(parentOf(real), base);
+    if (this.#mode !== 'plain' && base.startsWith(WHITEOUT)) this.#made.whiteout(parentOf(real), base);
     else this.#make(real, entry);
   }
 
@@ -163,22 +150,20 @@ export class Extractor implements TarSink {
       this.#setXattrs(path, entry);
       lutimesSync(full, timeOf(entry.mtime), timeOf(entry.mtime));
     }
-    this.#count(path);
+    this.#made.count(path);
   }
 
   #makeDirectory(path: string, entry: TarEntry): void {
     const existing = lstatSync(at(path), { throwIfNoEntry: false });
-    if (existing?.isDirectory() === true) this.#implied.delete(path);
-    else {
-      if (existing !== undefined) this.#remove(path, existing);
+    if (existing?.isDirectory() !== true) {
+      if (existing !== undefined) this.#made.remove(path, existing);
       mkdirSync(at(path), entry.mode);
-      this.#count(path);
+      this.#made.count(path);
     }
-    this.#parents.add(path);
-    if (this.#mode === 'merged') this.#made.add(path);
+    this.#made.describe(path);
     this.#describeDirectory(path, entry);
     // A whiteout of the same layer came first: nothing of the layers below shows through.
-    if (existing !== undefined && isWhiteout(existing)) this.#markOpaque(path);
+    if (existing !== undefined && isWhiteout(existing)) this.#made.markOpaque(path);
   }
 
   #describeDirectory(path: string, entry: TarEntry): void {
@@ -197,7 +182,7 @@ export class Extractor implements TarSink {
       throw new JobError('corrupt', `tar entry ${show(path)} is a hard link to ${show(target)}, which is not there`);
     }
     if (existing.isDirectory()) throw new JobError('corrupt', `tar entry ${show(path)} is a hard link to the directory ${show(target)}`);
-    const real = this.#parents.real(target);
+    const real = this.#made.parents.real(target);
     if (real === path) return;
     this.#replacing(path, () => linkSync(at(real), at(path)));
     this.#list?.add(['link', path, real]);
@@ -217,97 +202,14 @@ export class Extractor implements TarSink {
     } catch (err) {
       if (!isExisting(err)) throw err;
       const existing = lstatSync(at(path), { throwIfNoEntry: false });
-      if (existing !== undefined) this.#remove(path, existing);
+      if (existing !== undefined) this.#made.remove(path, existing);
       return make();
     }
-  }
-
-  #addImplied(path: string, wasWhiteout: boolean): void {
-    if (wasWhiteout) this.#inodes -= 1;
-    this.#count(path);
-    this.#list?.add(['implied', path]);
-    // In place of a whiteout, it has nothing to do with what the layers below have there.
-    if (wasWhiteout) this.#markOpaque(path);
-    else this.#implied.add(path);
-  }
-
-  #whiteout(directory: string, base: string): void {
-    if (base === OPAQUE_MARK) {
-      // overlayfs does not look for the mark on the root of a layer
-      if (this.#mode === 'layer' && directory === '') throw new JobError('needsLower', 'layer hides everything below it');
-      if (this.#mode === 'merged') this.#clear(directory);
-      else this.#markOpaque(directory);
-      return;
-    }
-    if (base.startsWith(`${WHITEOUT}${WHITEOUT}`)) return; // aufs kept its own books under such names
-    const name = base.slice(WHITEOUT.length);
-    if (name === '' || name === '.' || name === '..') throw new JobError('corrupt', `tar has the whiteout ${show(`${directory}/${base}`)} of nothing`);
-    const path = below(directory, name);
-    const existing = lstatSync(at(path), { throwIfNoEntry: false });
-    if (this.#mode === 'merged') {
-      if (existing === undefined) return;
-      if (!this.#made.has(path)) this.#remove(path, existing);
-      else if (existing.isDirectory()) this.#clear(path);
-    } else if (existing === undefined) {
-      mknod(at(path), S_IF.CHR, 0n);
-      this.#count(path);
-      this.#list?.add(['whiteout', path]);
-    } else if (existing.isDirectory()) {
-      this.#implied.delete(path);
-      this.#markOpaque(path);
-    }
-  }
-
-  /** Hides what the layers below have in a directory. In `merged` mode the kernel does it. */
-  #markOpaque(path: string): void {
-    if (this.#mode !== 'layer') return;
-    lsetxattr(at(path), 'trusted.overlay.opaque', Buffer.from('y'));
-    this.#list?.add(['opaque', path]);
-  }
-
-  /** Removes what a directory has from the layers below. */
-  #clear(directory: string): void {
-    for (const name of readdirSync(at(directory), 'latin1')) {
-      const path = below(directory, name);
-      const existing = lstatSync(at(path), { throwIfNoEntry: false });
-      if (existing === undefined) continue;
-      if (!this.#made.has(path)) this.#remove(path, existing);
-      else if (existing.isDirectory()) this.#clear(path);
-    }
-  }
-
-  #remove(path: string, existing: Stats): void {
-    this.#list?.add(['removed', path]);
-    this.#unmake(path, existing);
-  }
-
-  #unmake(path: string, existing: Stats): void {
-    if (this.#mode !== 'merged' || this.#made.has(path)) this.#inodes -= 1;
-    if (existing.isSymbolicLink()) this.#parents.forget(path);
-    if (!existing.isDirectory()) {
-      unlinkSync(at(path));
-      return;
-    }
-    for (const name of readdirSync(at(path), 'latin1')) {
-      const inside = lstatSync(at(below(path, name)), { throwIfNoEntry: false });
-      if (inside !== undefined) this.#unmake(below(path, name), inside);
-    }
-    rmdirSync(at(path));
-    this.#parents.forget(path);
-    this.#implied.delete(path);
   }
 
   #setXattrs(path: string, entry: TarEntry): void {
     const set = setXattrs(path, entry);
     if (set !== undefined) this.#list?.add(['xattrs', path, set]);
-  }
-
-  #count(path: string): void {
-    this.#inodes += 1;
-    const { maxInodes } = this.#limits;
-    if (this.#inodes > maxInodes) throw new JobError('refused', `layer has more than ${maxInodes} files`);
-    if (this.#mode !== 'merged') return;
-    for (let made = path; made !== '' && !this.#made.has(made); made = parentOf(made)) this.#made.add(made);
   }
 }
 
