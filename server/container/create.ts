@@ -9,7 +9,6 @@ import type { Flight } from '../creation.ts';
 import { containerCgroup } from '../oci/cgroup-path.ts';
 import { buildContainerSpec, type ContainerSpecInput, type ResolvedContainer, resolveContainer, type SandboxFacts } from '../oci/container-spec.ts';
 import { injectHooks } from '../oci/hooks.ts';
-import { hostId, userNamespaceOf } from '../oci/id-mapping.ts';
 import { asksForSelinux } from '../oci/lsm.ts';
 import { criSignal, stopSignalNumber } from '../oci/signal.ts';
 import type { ValidContainerConfig } from '../oci/validate.ts';
@@ -18,7 +17,7 @@ import type { SandboxRecord } from '../sandbox/sandbox.ts';
 import type { ContainerRecord } from './container.ts';
 import { type ImageVolumeRequest, mountImageVolumes } from './image-volumes.ts';
 import { containerLogPath, prepareLogPath } from './log.ts';
-import { giveStreams } from './streams.ts';
+import { giveStreams, streamOwner } from './streams.ts';
 import { takeDownContainer } from './take-down.ts';
 
 type Needs = Parts;
@@ -72,11 +71,8 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
     signal.throwIfAborted();
     flight.stage('creating the container by the OCI runtime');
     const processes = await timed(parts, 'container_create', () => monitor(parts, record, bundle, signal), of);
-    const idMaps = userNamespaceOf(sandbox.config.linux?.security_context?.namespace_options);
-    if (idMaps !== undefined) {
-      const { uid, gid } = resolved.user;
-      giveStreams(processes.init.pid, { uid: hostId(idMaps.uids, uid) ?? 0, gid: hostId(idMaps.gids, gid) ?? 0 });
-    }
+    const owner = streamOwner(sandbox.config, resolved.user);
+    if (owner !== undefined) giveStreams(processes.init.pid, owner);
     flight.stage('writing the record of the container');
     signal.throwIfAborted();
     const claimed = flight.isWanted();

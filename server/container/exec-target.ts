@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { CriError, isErrno } from '#base/errors.ts';
 import type { ProcessIdentity } from '#base/process.ts';
 import type { Parts } from '../parts.ts';
+import { type StreamOwner, streamOwner } from './streams.ts';
 
 /** What an exec needs to know of its container. */
 export interface ExecTarget {
@@ -16,9 +17,11 @@ export interface ExecTarget {
   readonly cgroupProcs: () => readonly number[];
   /** `process` of the container's `config.json`: user, environment, capabilities and the rest are the container's own. */
   readonly process: object;
+  /** Whom the command's pipes are given to, where the OCI runtime cannot. */
+  readonly streamOwner?: StreamOwner | undefined;
 }
 
-type Needs = Pick<Parts, 'containers' | 'config' | 'paths' | 'cgroups' | 'stops' | 'doomed'>;
+type Needs = Pick<Parts, 'containers' | 'sandboxes' | 'config' | 'paths' | 'cgroups' | 'stops' | 'doomed'>;
 
 /**
  * A running container as a place for commands. In the grace period of a stop commands are still welcome: that is when
@@ -33,7 +36,16 @@ export async function execTarget(parts: Needs, id: string): Promise<ExecTarget> 
   if (parts.stops.get(id)?.killing === true) throw new CriError('failedPrecondition', `container ${id} is being killed: no command can be started in it`);
   const { runtimePath = '', runtimeRoot = '' } = parts.config.runtime.runtimes[handler] ?? {};
   const bundle = parts.paths.bundle(id);
-  return { id, runtimePath, runtimeRoot, bundle, init: state.init, cgroupProcs: () => parts.cgroups.procs(cgroup), process: await ociProcess(id, bundle) };
+  return {
+    id,
+    runtimePath,
+    runtimeRoot,
+    bundle,
+    init: state.init,
+    cgroupProcs: () => parts.cgroups.procs(cgroup),
+    process: await ociProcess(id, bundle),
+    streamOwner: streamOwner(parts.sandboxes.get(record.sandboxId)?.config, record.user),
+  };
 }
 
 /** The container's own process: its user, environment and rights are the command's too. */

@@ -2,6 +2,7 @@ import { basename } from 'node:path';
 import { CriError, quote } from '#base/errors.ts';
 import { CommandError, Pipe, type SpawnedProcess, spawnProcess } from '#base/exec.ts';
 import { isAlive } from '#base/process.ts';
+import { fchown } from '#base/sys.ts';
 import { runtimeMessage } from '../../conmon/conmon.ts';
 import { drain, Output } from './exec-output.ts';
 import { Scratch } from './exec-scratch.ts';
@@ -83,6 +84,8 @@ export async function startRuntime(
 ): Promise<ExecRuntime> {
   const { runtimePath, runtimeRoot, bundle, id } = target;
   const args = [`--root=${runtimeRoot}`, 'exec', '--process', scratch.processPath, '--pid-file', scratch.pidPath, id];
+  const owner = target.streamOwner;
+  if (owner !== undefined) for (const fd of [pipes.in?.readEnd, pipes.out.writeEnd, pipes.err.writeEnd]) if (fd !== undefined) fchown(fd, owner.uid, owner.gid);
   let runtime: SpawnedProcess;
   try {
     runtime = await spawnProcess(runtimePath, args, { stdio: [pipes.in?.readEnd ?? 'ignore', pipes.out.writeEnd, pipes.err.writeEnd], cwd: bundle });
