@@ -250,6 +250,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       'SELinuxOption.role',
       'SELinuxOption.type',
       'SELinuxOption.level',
+      'Mount.selinux_relabel',
     ),
     async () => {
       const labels = { user: 'system_u', role: 'system_r', type: 'spc_t', level: 's0:c1,c2' };
