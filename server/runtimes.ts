@@ -20,7 +20,6 @@ export interface Runtimes {
 /** A runtime that is slow must not hold up the start. Milliseconds. */
 const ASK_MS = 3_000;
 const ASK_AGAIN_MS = 10_000;
-/** It tries containers, and may do so for longer than the start waits for it. */
 const TRY_MS = 60_000;
 
 const UNKNOWN: RuntimeFeatures = { answered: false, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: false };
@@ -51,11 +50,10 @@ export async function openRuntimes(
     }
   };
   const learnByTrial = async (handler: string, oci: OciRuntime): Promise<void> => {
-    const learnt = foundByTrial(config, oci, signal, log).then((found) => void features.set(handler, found));
-    background('try OCI runtime', () => learnt);
-    const enough = new AbortController();
-    await Promise.race([learnt, sleep(ASK_MS, AbortSignal.any([signal, enough.signal])).catch(() => {})]);
-    enough.abort();
+    const trial = await openTrial(config, oci);
+    features.set(handler, trial.known ?? UNKNOWN);
+    // In the background: the kubelet looks again every few seconds, and pods that need nothing of it need not wait.
+    if (trial.known === undefined) background('try OCI runtime', async () => void features.set(handler, await trial.run(signal, log)));
   };
   const askAgain = async (handler: string, oci: OciRuntime): Promise<void> => {
     while (problems.has(handler) && !signal.aborted) {
@@ -84,24 +82,33 @@ export async function openRuntimes(
   };
 }
 
-/**
- * What a handler can do that does not tell. Each program is tried once until the next reboot: a trial takes some 50 ms. A
- * trial that fails leaves all false, which costs pods that need more, and no others. Never rejects.
- */
-async function foundByTrial({ root, runroot, image }: Config, oci: OciRuntime, life: AbortSignal, log: Log): Promise<RuntimeFeatures> {
+interface FeatureTrial {
+  /** What an earlier trial of the same program has found since the last reboot. */
+  readonly known: RuntimeFeatures | undefined;
+  /** Tries it now, which takes some 50 ms. A trial that fails leaves all false, which costs pods that need more, and no others. */
+  run(life: AbortSignal, log: Log): Promise<RuntimeFeatures>;
+}
+
+/** What a handler can do that does not tell. @throws when its program is not there. */
+async function openTrial({ root, runroot, image }: Config, oci: OciRuntime): Promise<FeatureTrial> {
   const file = join(runroot, `features-${oci.handler}.json`);
-  try {
-    const { mtimeMs, size, ino } = await stat(oci.path);
-    const program = `${oci.path} ${ino} ${size} ${mtimeMs}`;
-    const known = await readKnown(file);
-    if (known?.program === program) return known.features;
-    const features = await tryFeatures(oci, { directory: join(root, `trial-${oci.handler}`), program: image.pauseBinary, signal: withTimeout(life, TRY_MS) });
-    await writeFileAtomic(file, JSON.stringify({ program, features } satisfies Known));
-    return features;
-  } catch (err) {
-    if (!life.aborted) log.warn({ err, handler: oci.handler }, 'Could not try what OCI runtime can do');
-    return UNKNOWN;
-  }
+  const { mtimeMs, size, ino } = await stat(oci.path);
+  const program = `${oci.path} ${ino} ${size} ${mtimeMs}`;
+  const last = await readKnown(file);
+  return {
+    known: last?.program === program ? last.features : undefined,
+    run: async (life, log) => {
+      try {
+        const directory = join(root, `trial-${oci.handler}`);
+        const features = await tryFeatures(oci, { directory, program: image.pauseBinary, signal: withTimeout(life, TRY_MS) });
+        await writeFileAtomic(file, JSON.stringify({ program, features } satisfies Known));
+        return features;
+      } catch (err) {
+        if (!life.aborted) log.warn({ err, handler: oci.handler }, 'Could not try what OCI runtime can do');
+        return UNKNOWN;
+      }
+    },
+  };
 }
 
 interface Known {
