@@ -3,6 +3,8 @@ interface Flight<T> {
   readonly result: Promise<T>;
   readonly controller: AbortController;
   wanted: number;
+  /** How many have left: the grace begins anew with the last of them. */
+  left: number;
 }
 
 export interface JoinOptions {
@@ -54,7 +56,7 @@ export class Flights<T> {
 
   #start(key: string, work: (signal: AbortSignal) => Promise<T>): Flight<T> {
     const controller = new AbortController();
-    const flight: Flight<T> = { result: work(controller.signal), controller, wanted: 0 };
+    const flight: Flight<T> = { result: work(controller.signal), controller, wanted: 0, left: 0 };
     this.#flights.set(key, flight);
     flight.result.catch(() => {}).finally(() => this.#forget(key, flight));
     return flight;
@@ -65,8 +67,10 @@ export class Flights<T> {
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
         flight.wanted -= 1;
+        flight.left += 1;
+        const { left } = flight;
         const endUnwanted = (): void => {
-          if (flight.wanted > 0) return;
+          if (flight.wanted > 0 || flight.left !== left) return;
           this.#forget(key, flight); // a newcomer starts afresh rather than joining what is ending
           flight.controller.abort(signal.reason);
         };

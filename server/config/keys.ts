@@ -157,7 +157,7 @@ export const keys = {
     ),
   },
   metrics: {
-    enable_metrics: key(bool, false, 'Serves Prometheus metrics at /metrics.'),
+    enable_metrics: key(bool, false, 'Serves Prometheus metrics at /metrics, and at /images/pulls, as JSON, the image pulls under way.'),
     metrics_host: key(text, '127.0.0.1', 'Address the metrics are served on.'),
     metrics_port: key(integer(0, 65_535), 9090, 'Port the metrics are served on; 0 takes a free one.'),
     metrics_socket: key(socketOrNothing, '', 'A unix socket to serve them on as well.'),

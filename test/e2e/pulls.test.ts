@@ -18,7 +18,7 @@ import { until } from '../support/wait.ts';
 const NAME = 'registry.k8s.io/kill/app:1';
 const MIB = 1024 * 1024;
 /** How often the daemon is killed at a random moment; a hundred times takes some minutes. */
-const RANDOM_KILLS = Number(process.env.RANDOM_KILLS ?? 6);
+const RANDOM_KILLS = Number(process.env.RANDOM_KILLS ?? 4);
 
 /** Layers that do not compress, one of which needs the one below it, and the last of many files. */
 const image = makeImage([

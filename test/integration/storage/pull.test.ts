@@ -227,6 +227,22 @@ describe('a pull that is tried again', () => {
     expect(await at.store.downloads()).toEqual([]);
   });
 
+  test.each<[string, Fault, number]>([
+    ['knows no ranges', (response, body) => void response.writeHead(200).end(body), 2],
+    [
+      'sends other bytes than those asked for',
+      (response, body) => void response.writeHead(206, { 'content-range': `bytes 0-${body.length - 1}/*` }).end(body),
+      3,
+    ],
+    ['refuses the range', { status: 416 }, 3],
+  ])('begins anew at a registry that %s', async (_what, fault, requests) => {
+    await using at = await serve({ fault: ({ path, count }) => (!path.includes(big) || count > 2 ? undefined : count === 1 ? 'hang' : fault) });
+    await expect(at.store.storage.pull('example.com/app:1', { signal: at.store.signal })).rejects.toThrow('no progress');
+    expect((await at.store.storage.pull('example.com/app:1', { signal: at.store.signal })).id).toBe(image.id);
+    expect(blobRequests(at.registry)).toHaveLength(requests);
+    expect(await at.store.downloads()).toEqual([]);
+  });
+
   test('goes on at the next mirror with what the first had sent', async () => {
     await using broken = await FakeRegistry.start(content, { fault: ({ path }) => (path.includes(big) ? 'hang' : undefined) });
     await using at = await serve();

@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { Flights } from '../../../storage/flight.ts';
 
 const never = new AbortController().signal;
@@ -45,6 +45,33 @@ test('Flights lets a caller come back within the grace', async () => {
   const back = flights.join('a', () => Promise.reject(new Error('started again')), { signal: never });
   done.resolve('first work');
   expect(await back).toBe('first work');
+});
+
+test('Flights gives each who leaves last the whole grace', async () => {
+  vi.useFakeTimers();
+  try {
+    const flights = new Flights<string>();
+    let ended = false;
+    const work = (signal: AbortSignal): Promise<string> => {
+      signal.addEventListener('abort', () => (ended = true));
+      return new Promise(() => {});
+    };
+    const visit = async (): Promise<void> => {
+      const leaver = new AbortController();
+      const left = flights.join('a', work, { signal: leaver.signal, graceMs: 5_000 });
+      leaver.abort(new Error('gone'));
+      await expect(left).rejects.toThrow('gone');
+    };
+    await visit();
+    await vi.advanceTimersByTimeAsync(3_000);
+    await visit();
+    await vi.advanceTimersByTimeAsync(4_900);
+    expect(ended).toBe(false);
+    await vi.advanceTimersByTimeAsync(200);
+    expect(ended).toBe(true);
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test('Flights.join() with retryOwn does the work itself when what it joined fails', async () => {
