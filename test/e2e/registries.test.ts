@@ -109,10 +109,20 @@ test.skipIf(!ready)('SIGHUP takes other auth files, pins and policies into use, 
   await expect(pull()).rejects.toMatchObject({ code: status.UNKNOWN, details: expect.stringMatching(/^SignatureValidationFailed: image .* is rejected/) });
   expect((await cri.ImageStatus({ image: { image: name } })).image).toMatchObject({ pinned: false });
 
+  const policies = join(daemon.directory, 'policies');
+  mkdirSync(policies);
+  copyFileSync(files.policy, join(policies, 'strict.json'));
+  configure(`global_auth_file = ${files.auth}\nsignature_policy_dir = ${policies}\n`);
+  await reload();
+  const pullFor = (namespace: string) =>
+    cri.PullImage({ image: { image: name }, sandbox_config: { metadata: { name: 'p', namespace, uid: 'u', attempt: 0 } } });
+  await expect(pullFor('strict')).rejects.toThrow('SignatureValidationFailed');
+  await pullFor('default');
+
   configure(`global_auth_file = ${files.auth}\nregistries_conf = ${join(daemon.directory, 'broken.conf')}\n`);
   writeFileSync(join(daemon.directory, 'broken.conf'), '\n[[registry]\n');
   expect(await reload()).toMatch(/^Could not reload.*broken\.conf:2: /);
-  await expect(pull()).rejects.toThrow('SignatureValidationFailed');
+  await expect(pullFor('strict')).rejects.toThrow('SignatureValidationFailed');
   configure('');
   expect(await reload()).toContain('Reloaded configuration');
 });
