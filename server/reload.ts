@@ -33,6 +33,7 @@ const RELOADABLE: Readonly<Record<string, Take>> = {
   'runtime.hooks_dir': runtime('hooksDir'),
   'runtime.cdi_spec_dirs': runtime('cdiSpecDirs'),
   'runtime.device_ownership_from_security_context': runtime('deviceOwnershipFromSecurityContext'),
+  'runtime.seccomp_profile': runtime('seccompProfile'),
   'runtime.pids_limit': runtime('pidsLimit'),
   'runtime.unclaimed_timeout': runtime('unclaimedTimeoutMs'),
   'runtime.disable_hostport_mapping': runtime('disableHostportMapping'),
@@ -54,6 +55,9 @@ const RELOADABLE: Readonly<Record<string, Take>> = {
   'network.cni_parallel': network('cniParallel'),
   'network.cni_status_grace_period': network('cniStatusGracePeriodMs'),
 };
+
+/** Each as `section.key`. */
+export const reloadableKeys: readonly string[] = Object.keys(RELOADABLE);
 
 /** The configuration in force, and the way to another one: all of a change that can take effect does, or none of it. */
 export class LiveConfig {

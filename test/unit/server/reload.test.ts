@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { CriError } from '#base/errors.ts';
 import { createLog } from '#base/log.ts';
-import { type LoadedConfig, type LoadOptions, loadWithValues, parseWithValues, referenceHost } from '../../../server/config.ts';
-import { LiveConfig } from '../../../server/reload.ts';
+import { defaultValues, type LoadedConfig, type LoadOptions, loadWithValues, parseWithValues, referenceHost } from '../../../server/config.ts';
+import { LiveConfig, reloadableKeys } from '../../../server/reload.ts';
 
 interface Line {
   readonly level: string;
@@ -85,6 +85,11 @@ describe('reload()', () => {
     expect(asked).toBe(2);
     expect(at.lines).toMatchObject([{ msg: 'Reloaded configuration' }, { msg: 'Reloaded configuration' }]);
   });
+});
+
+test('each key that can be reloaded is one of the configuration', () => {
+  const known = defaultValues().map(({ section, key }) => `${section}.${key}`);
+  expect(reloadableKeys.filter((key) => !known.includes(key))).toEqual([]);
 });
 
 test('setLevel() reaches the logs that were made before', () => {
