@@ -97,8 +97,9 @@ export async function attachTo(
       return new Attached(connectPacketSocket(path), onOutput, options);
     } catch (err) {
       if (!(err instanceof SysError)) throw err;
-      if (!isErrno(err, 'EAGAIN') || performance.now() > deadline) {
-        const why = isErrno(err, 'EAGAIN') ? 'does not accept clients' : 'is gone';
+      const busy = isErrno(err, 'EAGAIN', 'EWOULDBLOCK'); // one number, two names
+      if (!busy || performance.now() > deadline) {
+        const why = busy ? 'does not accept clients' : 'is gone';
         throw new CriError('failedPrecondition', `attach: the monitor that listened at ${path} ${why}`, { cause: err });
       }
       await sleep(BUSY_LOOK_MS, signal);

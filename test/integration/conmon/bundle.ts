@@ -44,7 +44,7 @@ export async function makeBundle(runtimePath: string, options: BundleOptions = {
     mkdirSync(join(directory.path, part), { recursive: true });
   }
   copyFileSync('/bin/busybox', join(bundle, 'rootfs/bin/busybox'));
-  for (const applet of ['sh', 'sleep', 'cat', 'true', 'dd', 'yes', 'head', 'setsid', 'stty', 'tail', 'seq']) {
+  for (const applet of ['sh', 'sleep', 'cat', 'true', 'dd', 'yes', 'head', 'setsid', 'stty', 'tail', 'seq', 'tr']) {
     symlinkSync('busybox', join(bundle, 'rootfs/bin', applet));
   }
   const capabilities = ['CAP_KILL', 'CAP_SETUID', 'CAP_SETGID'];
