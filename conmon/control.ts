@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync, readdirSync, readSync, type Stats, statSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, readdirSync, readSync, rmSync, type Stats, statSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { sleep } from '#base/abort.ts';
 import { CriError, isErrno } from '#base/errors.ts';
@@ -31,7 +31,10 @@ export async function reopenLog(bundle: string, logPath: string, { signal, timeo
   const { control } = bundleFiles(bundle);
   tell(control, REOPEN);
   for (let pauseMs = 1; !hasOpen(monitor, logPath); pauseMs = Math.min(2 * pauseMs, 50)) {
-    if (!isAlive(monitor)) throw new CriError('failedPrecondition', `reopen log ${logPath}: the monitor died`);
+    if (!isAlive(monitor)) {
+      rmSync(`${logPath}.tmp`, { force: true });
+      throw new CriError('failedPrecondition', `reopen log ${logPath}: the monitor died`);
+    }
     try {
       if (performance.now() > deadline) throw new CriError('deadlineExceeded', `reopen log ${logPath}: the monitor did not answer for ${timeoutMs} ms`);
       await sleep(pauseMs, signal);

@@ -47,16 +47,27 @@ const REOPEN_MS = 10_000;
 
 /** Has the monitor of a running container open its log anew, after a rotation. @throws {CriError} failedPrecondition. */
 export async function reopenLog(
-  { paths, containers, locks }: Pick<Parts, 'paths' | 'containers' | 'locks'>,
+  { paths, containers, sandboxes, locks }: Pick<Parts, 'paths' | 'containers' | 'sandboxes' | 'locks'>,
   record: ContainerRecord,
   signal: AbortSignal,
 ): Promise<void> {
   // Two at once would have the monitor truncate what the first one has opened.
   await using _lock = await locks.acquire(record.id, signal);
-  const { id, state, logPath } = containers.get(record.id) ?? record;
+  const { id, sandboxId, state, logPath } = containers.get(record.id) ?? record;
   if (state.name !== 'running') throw new CriError('failedPrecondition', `container ${id} is ${state.name}: only a running container's log can be reopened`);
   if (logPath === '') throw new CriError('failedPrecondition', `container ${id} has no log file`);
+  await checkPlain(sandboxes.get(sandboxId)?.config.log_directory ?? dirname(logPath), logPath);
   await reopen(paths.bundle(id), logPath, { signal, timeoutMs: REOPEN_MS });
+}
+
+/** Someone may have put a symlink into the place of a directory or of the log since the container was created. */
+async function checkPlain(logDirectory: string, path: string): Promise<void> {
+  try {
+    await isFree(logDirectory, path);
+  } catch (err) {
+    if (err instanceof CriError) throw new CriError('failedPrecondition', `reopen log: ${err.message}`, { cause: err });
+    if (!isErrno(err, 'ENOENT', 'ENOTDIR')) throw err; // a directory is missing: told below
+  }
 }
 
 function refused(path: string): CriError {
