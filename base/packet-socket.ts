@@ -1,6 +1,18 @@
 import { closeSync } from 'node:fs';
 import { Socket } from 'node:net';
-import { connectPackets, replaceDescriptor, unixSocket } from './sys.ts';
+import { connectPackets, receivePackets, replaceDescriptor, unixSocket } from './sys.ts';
+
+/** A stream over a socket that keeps packets apart. */
+export interface PacketSocket {
+  readonly socket: Socket;
+  /**
+   * What the other side had sent and the stream has not read when it broke: where that side closed with something of ours
+   * unread, the kernel says ECONNRESET before it hands out the rest, and Node closes. To be called once the stream has.
+   */
+  rest(): Buffer[];
+  /** Lets go of the rest. Without it the other side does not learn that the stream was destroyed. */
+  release(): void;
+}
 
 /**
  * Connects to a unix socket of type SOCK_SEQPACKET, which Node knows nothing of: a stream over an ordinary unix socket is
@@ -9,8 +21,12 @@ import { connectPackets, replaceDescriptor, unixSocket } from './sys.ts';
  * each write is one packet only if it is awaited before the next. Half-closing works as with any socket.
  * @throws {SysError} `EAGAIN` while too many wait to be accepted, `ECONNREFUSED`, `ENOENT`.
  */
-export function connectPacketSocket(path: string): Socket {
-  const packets = connectPackets(path);
+export function connectPacketSocket(path: string): PacketSocket {
+  let packets: number | undefined = connectPackets(path);
+  const release = (): void => {
+    if (packets !== undefined) closeSync(packets);
+    packets = undefined;
+  };
   try {
     const fd = unixSocket();
     let socket: Socket;
@@ -21,8 +37,9 @@ export function connectPacketSocket(path: string): Socket {
       throw err;
     }
     replaceDescriptor(packets, fd);
-    return socket;
-  } finally {
-    closeSync(packets);
+    return { socket, rest: () => (packets === undefined ? [] : receivePackets(packets)), release };
+  } catch (err) {
+    release();
+    throw err;
   }
 }

@@ -526,3 +526,17 @@ export function unblockDescriptorOf(pid: number, fd: number): void {
     closeSync(process);
   }
 }
+
+const recv = libc.func('int64_t recv(int, _Out_ uint8_t*, size_t, int)');
+
+/** Takes what the kernel holds for a packet socket, without waiting. */
+export function receivePackets(fd: number): Buffer[] {
+  const MSG_DONTWAIT = 0x40;
+  const buffer = Buffer.alloc(65_536);
+  const packets: Buffer[] = [];
+  for (;;) {
+    const length = Number(recv(fd, buffer, buffer.length, MSG_DONTWAIT));
+    if (length <= 0) return packets;
+    packets.push(Buffer.from(buffer.subarray(0, length)));
+  }
+}

@@ -1,8 +1,7 @@
 import { readdirSync, readlinkSync } from 'node:fs';
-import type { Socket } from 'node:net';
 import { sleep } from '#base/abort.ts';
 import { CriError, isErrno } from '#base/errors.ts';
-import { connectPacketSocket } from '#base/packet-socket.ts';
+import { connectPacketSocket, type PacketSocket } from '#base/packet-socket.ts';
 import { SysError, unblockDescriptorOf } from '#base/sys.ts';
 
 /** Which of the container's streams a packet belongs to. A terminal has stdout alone. */
@@ -35,49 +34,58 @@ export interface AttachOptions {
  * it to the end whatever happens. (An exec's monitor serves that exec alone, so there `pause` is the way to hold it back.)
  */
 export class Attached implements Disposable {
-  readonly #socket: Socket;
+  readonly #packets: PacketSocket;
   #terminalOf: number | undefined;
   readonly #packetBytes: number;
   /** Fulfils when the monitor has closed its side, after all output; or when this side was disposed of. */
   readonly closed: Promise<void>;
 
-  constructor(socket: Socket, onOutput: (stream: AttachedStream, bytes: Buffer) => void, { terminalOf }: AttachOptions) {
-    this.#socket = socket;
+  constructor(packets: PacketSocket, onOutput: (stream: AttachedStream, bytes: Buffer) => void, { terminalOf }: AttachOptions) {
+    const { socket } = packets;
+    this.#packets = packets;
     this.#terminalOf = terminalOf;
     this.#packetBytes = terminalOf !== undefined ? TERMINAL_PACKET_BYTES : PACKET_BYTES;
-    socket.on('data', (packet: Buffer) => {
+    const take = (packet: Buffer): void => {
       const stream = STREAMS[packet[0] ?? 0];
       if (stream !== undefined && packet.length > 1) onOutput(stream, packet.subarray(1));
-    });
+    };
+    socket.on('data', take);
     socket.on('error', () => {}); // ECONNRESET where the monitor went with input unread; `close` follows
     socket.on('end', () => socket.destroy());
-    this.closed = new Promise((resolve) => socket.once('close', () => resolve()));
+    this.closed = new Promise((resolve) => {
+      socket.once('close', () => {
+        packets.rest().forEach(take);
+        packets.release();
+        resolve();
+      });
+    });
   }
 
   /** Hands input over, packet by packet. Resolves when the monitor has taken it, or is gone. */
   async write(bytes: Buffer): Promise<void> {
     if (this.#terminalOf !== undefined && unblockTerminal(this.#terminalOf)) this.#terminalOf = undefined;
-    for (let at = 0; at < bytes.length && this.#socket.writable; at += this.#packetBytes) {
-      await new Promise<void>((resolve) => this.#socket.write(bytes.subarray(at, at + this.#packetBytes), () => resolve()));
+    for (let at = 0; at < bytes.length && this.#packets.socket.writable; at += this.#packetBytes) {
+      await new Promise<void>((resolve) => this.#packets.socket.write(bytes.subarray(at, at + this.#packetBytes), () => resolve()));
     }
   }
 
   /** No more input: unless the monitor was told to leave the container's stdin open, that ends too. */
   endInput(): void {
-    if (this.#socket.writable) this.#socket.end();
+    if (this.#packets.socket.writable) this.#packets.socket.end();
   }
 
   /** Stops reading: output that is there already still comes. */
   pause(): void {
-    this.#socket.pause();
+    this.#packets.socket.pause();
   }
 
   resume(): void {
-    this.#socket.resume();
+    this.#packets.socket.resume();
   }
 
   [Symbol.dispose](): void {
-    this.#socket.destroy();
+    this.#packets.release();
+    this.#packets.socket.destroy();
   }
 }
 

@@ -74,6 +74,14 @@ test('attachSession() gives the client all that comes to the end of the containe
   expect(client.err()).toBe('last\n');
 });
 
+test('attachSession() gives the client the last output of a container that ends with input unread', async () => {
+  await using container = await runContainer('read go; head -c 150000 /dev/zero', { stdin: true });
+  const client = container.attach({ stdin: true });
+  client.type(`go\n${'x'.repeat(1_000_000)}`);
+  await client.ended;
+  expect(client.outBytes()).toBe(150_000);
+});
+
 test('attachSession() ends the stdin of a stdinOnce container with the client that has it, not with one that looks on', async () => {
   await using container = await runContainer('cat; echo end of input; sleep 931', { stdin: true, stdinOnce: true });
   const onlooker = container.attach();
