@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { closeSync, readdirSync, readFileSync, writeSync } from 'node:fs';
-import { Socket } from 'node:net';
+import { type OnReadOpts, Socket } from 'node:net';
 import { ExecaError, execa } from 'execa';
 import { isErrno } from './errors.ts';
 import { identifyProcess, type ProcessIdentity, readProcessStat } from './process.ts';
@@ -217,9 +217,9 @@ export class Pipe implements Disposable {
     this.#write = undefined;
   }
 
-  /** A stream over the read end, which owns it from now on: `destroy()` closes it. Waits in epoll, not on a thread. */
-  stream(): Socket {
-    const stream = new Socket({ fd: this.readEnd, readable: true, writable: false });
+  /** A stream over the read end, which owns it from now on: `destroy()` closes it. Waits in epoll, not on a thread. `onread` as of net.Socket. */
+  stream(onread?: OnReadOpts): Socket {
+    const stream = new Socket({ fd: this.readEnd, readable: true, writable: false, ...(onread !== undefined && { onread }) });
     this.#read = undefined;
     return stream;
   }

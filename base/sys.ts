@@ -18,6 +18,7 @@ const native = {
   fchdir: libc.func('int fchdir(int)'),
   flock: libc.func('int flock(int, int)'),
   renameat2: libc.func('int renameat2(int, const char*, int, const char*, unsigned int)'),
+  fcntl: libc.func('int fcntl(int, int, int)'),
   pipe2: libc.func('int pipe2(_Out_ int*, int)'),
   setns: libc.func('int setns(int, int)'),
   sethostname: libc.func('int sethostname(const char*, size_t)'),
@@ -251,11 +252,16 @@ export function renameNoReplace(from: string, to: string): void {
   check(native.renameat2(AT_FDCWD, from, AT_FDCWD, to, 1), 'renameat2', `${from} to ${to}`);
 }
 
+/** What a pipe holds: its writer may run ahead of a busy reader by a few reads. The kernel's default is 64 KiB. */
+const PIPE_BYTES = 256 * 1024;
+
 /** A real pipe (Node's own `'pipe'` is a socket pair, which cannot be opened through /dev/stderr). Both ends close on exec. */
 export function pipe(): { readonly read: number; readonly write: number } {
   const fds = [0, 0];
   const O_CLOEXEC = 0o2000000;
   check(native.pipe2(fds, O_CLOEXEC), 'pipe2', '');
+  const F_SETPIPE_SZ = 1031;
+  native.fcntl(fds[0] as number, F_SETPIPE_SZ, PIPE_BYTES); // refused past the user's share of pipe memory: then it is a small one
   return { read: fds[0] as number, write: fds[1] as number };
 }
 

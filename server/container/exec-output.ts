@@ -2,6 +2,7 @@ import type { Socket } from 'node:net';
 import type { Writable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { sleep } from '#base/abort.ts';
+import type { Pipe } from '#base/exec.ts';
 
 /** The reading end of a command's stdout or stderr. */
 export interface CommandOutput {
@@ -60,9 +61,13 @@ export class Output implements CommandOutput, Disposable {
   }
 }
 
+/** Of one read. */
+const READ_BYTES = 64 * 1024;
+
 /** One pipe on its way to a client, who holds it back by being slow: no more than a few reads are in memory. */
 export class Pump implements CommandOutput, Disposable {
   readonly #source: Socket;
+  readonly #sink: Writable | undefined;
   #received = 0;
   #ended = false;
   #held = false;
@@ -71,15 +76,9 @@ export class Pump implements CommandOutput, Disposable {
   /** Without a sink what comes is dropped. The sink is not ended. */
   constructor(source: Socket, sink: Writable | undefined) {
     this.#source = source;
+    this.#sink = sink;
     source.on('data', (chunk: Buffer) => {
-      this.#received += chunk.length;
-      if (sink === undefined || sink.destroyed || sink.write(chunk)) return;
-      this.#held = true;
-      source.pause();
-      sink.once('drain', () => {
-        this.#held = false;
-        source.resume();
-      });
+      if (!this.#take(chunk, () => {})) source.pause();
     });
     source.on('error', () => {}); // `close` follows
     this.end = new Promise((resolve) => {
@@ -88,6 +87,36 @@ export class Pump implements CommandOutput, Disposable {
         resolve();
       });
     });
+  }
+
+  /** The same over a pipe, with buffers that are used again once the kernel has taken them: garbage of this size is costly. */
+  static over(pipe: Pipe, sink: Writable | undefined): Pump {
+    const free: Buffer[] = [];
+    const onread = {
+      buffer: () => free.pop() ?? Buffer.allocUnsafeSlow(READ_BYTES),
+      callback: (length: number, buffer: Uint8Array) => pump.#take(buffer.subarray(0, length), () => free.push(buffer as Buffer)),
+    };
+    const source = pipe.stream(onread);
+    const pump: Pump = new Pump(source, sink);
+    source.resume();
+    return pump;
+  }
+
+  /** False when the client is slow: the source is resumed when it takes more. */
+  #take(chunk: Uint8Array, release: () => void): boolean {
+    this.#received += chunk.length;
+    const sink = this.#sink;
+    if (sink === undefined || sink.destroyed) {
+      release();
+      return true;
+    }
+    if (sink.write(chunk, release)) return true;
+    this.#held = true;
+    sink.once('drain', () => {
+      this.#held = false;
+      this.#source.resume();
+    });
+    return false;
   }
 
   get ended(): boolean {

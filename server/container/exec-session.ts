@@ -31,7 +31,7 @@ export async function execSession(target: ExecTarget, command: readonly string[]
   using errPipe = new Pipe();
   const runtime = await startRuntime(target, scratch, { ...(inPipe === undefined ? {} : { in: inPipe }), out: outPipe, err: errPipe });
   using input = stdin === undefined || inPipe === undefined ? undefined : new Input(stdin, inPipe.writer());
-  using stdout = new Pump(outPipe.stream(), session.stdout);
+  using stdout = Pump.over(outPipe, session.stdout);
   using stderr = new LateErrors(errPipe.stream(), session, () => scratch.readPid() !== undefined);
   const exitCode = await watchExec(runtime.tree, runtime.ended, {
     where,

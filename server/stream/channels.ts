@@ -3,7 +3,8 @@ import type { WebSocket } from 'ws';
 import { Gate } from './gate.ts';
 
 const READ_AHEAD_BYTES = 256 * 1024;
-const WRITE_AHEAD_BYTES = 64 * 1024;
+/** Three reads of a pipe: whoever writes is not stopped and started for each. */
+const WRITE_AHEAD_BYTES = 192 * 1024;
 /** Nothing tells of a peer's end while its socket is not read, so it is written to. */
 const PROBE_MS = 1_000;
 /** How long a client may take to close when all has been sent. */

@@ -28,7 +28,10 @@ export interface StreamOptions {
 export interface RemoteSession {
   /** Ends at the client's half-close. As long as it is not read the client is held back: memory stays bounded. */
   readonly stdin: Readable | undefined;
-  /** `write()` answers false while the client is slow, until `drain`. Ended by the server once the handler has returned. */
+  /**
+   * `write()` answers false while the client is slow, until `drain`; its callback comes when the buffer may be used again.
+   * Ended by the server once the handler has returned.
+   */
   readonly stdout: Writable | undefined;
   /** Never there with a terminal. */
   readonly stderr: Writable | undefined;

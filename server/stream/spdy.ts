@@ -7,7 +7,8 @@ import { EMPTY_BLOCK, HeaderReader, type Headers } from './spdy-headers.ts';
 const MAX_STREAMS = 1_000;
 /** Of one stream, that nobody has read yet; then the whole connection waits, for SPDY/3.1 as Kubernetes speaks it has no windows. */
 const READ_AHEAD_BYTES = 256 * 1024;
-const WRITE_AHEAD_BYTES = 64 * 1024;
+/** Three reads of a pipe: whoever writes is not stopped and started for each. */
+const WRITE_AHEAD_BYTES = 192 * 1024;
 /** A piece of data in one frame: clients reserve memory for a whole frame. */
 const MAX_FRAME_BYTES = 256 * 1024;
 /** Of answers and resets that wait for a client that reads nothing. */

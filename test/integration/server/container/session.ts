@@ -1,4 +1,4 @@
-import { PassThrough } from 'node:stream';
+import { PassThrough, Transform } from 'node:stream';
 import { CriError } from '#base/errors.ts';
 import type { RemoteSession, TerminalSize } from '../../../../server/stream/session.ts';
 
@@ -30,9 +30,12 @@ export interface ClientOptions {
 
 export const GONE = new CriError('cancelled', 'the client has gone');
 
+/** As the real ones it is done with a buffer when it calls back: whoever wrote may use it again. */
+const copying = (): Transform => new Transform({ transform: (chunk: Buffer, _encoding, done) => done(null, Buffer.from(chunk)) });
+
 export function makeClient({ stdin = false, tty = false, size, held = false }: ClientOptions = {}): Client {
   const controller = new AbortController();
-  const streams = { stdin: new PassThrough(), stdout: new PassThrough(), stderr: new PassThrough() };
+  const streams = { stdin: new PassThrough(), stdout: copying(), stderr: copying() };
   const received = { stdout: [] as Buffer[], stderr: [] as Buffer[] };
   for (const name of ['stdout', 'stderr'] as const) streams[name].on('data', (chunk: Buffer) => received[name].push(chunk));
   for (const stream of Object.values(streams)) stream.on('error', () => {});
