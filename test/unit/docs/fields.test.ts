@@ -11,6 +11,11 @@ test('no test declares a field that the API does not have', () => {
   expect(findProofs().flatMap(({ file, fields }) => fields.filter((field) => !known.has(field)).map((field) => `${file}: ${field}`))).toEqual([]);
 });
 
+test('no field is without a test', () => {
+  const proven = new Set(findProofs().flatMap(({ fields }) => fields));
+  expect(criFields().filter((field) => !proven.has(field))).toEqual([]);
+});
+
 test('the fields are those of the pod and container config, whatever hangs on them', () => {
   const fields = criFields();
   expect(fields).toContain('PodSandboxConfig.hostname');
