@@ -52,6 +52,7 @@ const RELOADABLE: Readonly<Record<string, Take>> = {
   'network.cni_additional_networks': network('cniAdditionalNetworks'),
   'network.cni_add_timeout': network('cniAddTimeoutMs'),
   'network.cni_del_timeout': network('cniDelTimeoutMs'),
+  'network.cni_del_give_up': network('cniDelGiveUpMs'),
   'network.cni_parallel': network('cniParallel'),
   'network.cni_status_grace_period': network('cniStatusGracePeriodMs'),
 };

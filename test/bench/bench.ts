@@ -1,4 +1,4 @@
-// `npm run bench [-- --pods 50 --samples 20 --rounds 2 --only pods|images|streams --out FILE]`: Berth's bundle and Debian's containerd, both with
+// `npm run bench [-- --pods 50 --samples 20 --rounds 2 --only pods|images|streams|networks --out FILE]`: Berth's bundle and Debian's containerd, both with
 // crun and the same conflist, in turn in one run. Prints a table and writes it, with all samples beside it as JSON.
 import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
@@ -7,6 +7,7 @@ import { parseArgs } from 'node:util';
 import { run } from '#base/exec.ts';
 import { findTool } from '../support/tool.ts';
 import { startBenchRegistry } from './big-image.ts';
+import { measureNetworks } from './networks.ts';
 import { type Peer, startBerth, startContainerd } from './peer.ts';
 import { measureLimit, measureManyImages, measurePulls } from './pulls.ts';
 import { IMAGE, type Measured, measured, measureIdle, measureMany, measureSingle } from './rounds.ts';
@@ -24,7 +25,7 @@ const { values } = parseArgs({
 });
 const pods = Number(values.pods);
 const samples = Number(values.samples);
-const [withPods, withImages, withStreams] = ['pods', 'images', 'streams'].map((part) => values.only === '' || values.only === part);
+const [withPods, withImages, withStreams, withNetworks] = ['pods', 'images', 'streams', 'networks'].map((part) => values.only === '' || values.only === part);
 
 const long = AbortSignal.timeout(600_000);
 if (findTool('containerd') === undefined) await run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'containerd'], { signal: long });
@@ -51,6 +52,7 @@ async function bench(): Promise<void> {
       if (withImages) await measurePulls(peer, into);
     }
     if (withImages) await measureLimit(results.berth);
+    if (withNetworks) await measureNetworks({ samples, pods, atOnce: 10 }, results.berth);
     for (const start of [startBerth, startContainerd]) {
       await using peer = await start(registry.address);
       if (withPods) await measureIdle(peer, 20, results[peer.name]);

@@ -69,6 +69,17 @@ export const goals = (pods: number): readonly Goal[] => [
   atLeast('port-forward throughput', 500, 'MB/s'),
   limit('port-forward, added to a round trip', 0.3, 'ms'),
   limit('daemon PSS while streaming, more than before', 40, 'MiB'),
+  {
+    ...ratio('CNI chain', 1, { what: 'CNI ADD: bridge, host-local, portmap, against the same executed by hand' }),
+    against: 'CNI chain by hand',
+    goal: '≤ 1.5 ms more',
+    met: (berth, found) => berth - berth / found <= 1.5,
+  },
+  {
+    ...ratio('CNI chains', 1.1, { what: `${pods} of them, 10 at a time, against a shell loop` }),
+    against: 'CNI chains by a shell loop',
+    goal: '≤ 1.1 of that',
+  },
   limit('daemon PSS idle', 85, 'MiB'),
   limit('daemon PSS with the pods', 100, 'MiB'),
   limit('daemon CPU idle', 0.5, '% of a core'),
