@@ -82,10 +82,10 @@ async function planSandbox(parts: Parts, id: ObjectId, { config, runtimeHandler,
   const options = config.linux?.security_context?.namespace_options;
   const hasPause = !runtime.dropInfraCtr || (options !== undefined && options !== null && options.pid === NamespaceMode.POD);
   const cgroup = containerCgroup(runtime.cgroupManager, config.linux?.cgroup_parent ?? '', id);
-  // systemd makes and removes its slices itself.
-  const missing = runtime.cgroupManager === 'systemd' ? undefined : await parts.cgroups.firstMissing(cgroup.parent);
   const network = namespaces.net === undefined ? undefined : podNetwork(id, namespaces.net, config, cgroup.parent);
   const attachment = network && (await parts.cni.plan(network, { signal: flight.signal, onStage: (name) => flight.stage(name) }));
+  // systemd makes and removes its slices itself.
+  const missing = runtime.cgroupManager === 'systemd' ? undefined : await parts.cgroups.firstMissing(cgroup.parent);
   return {
     id,
     fingerprint,

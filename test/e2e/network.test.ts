@@ -9,6 +9,7 @@ import { Protocol } from '../../proto/cri.ts';
 import { parseMountInfo } from '../../server/oci/mount-info.ts';
 import { berthCommand, type Daemon, removePods, startDaemon } from '../support/daemon.ts';
 import { BUSYBOX } from '../support/images.ts';
+import { subnetOf } from '../support/mark.ts';
 import { ensureImage, makePod, type Pod, runPod, startPod } from '../support/pod.ts';
 import { lasting, remains } from '../support/remains.ts';
 import { removeRules } from '../support/sweep.ts';
@@ -125,6 +126,47 @@ describe('a pod on the network', () => {
     await daemon.kill('SIGTERM');
     expect(readFileSync('/proc/self/mountinfo', 'utf8')).not.toContain(`${daemon.directory}/ns`);
     await daemon.start();
+  });
+
+  test('gets the resolver of its network where it asks for none, and the one it asks for otherwise', async () => {
+    await changeNetwork((conf) => {
+      conf.name = `${daemon.network}z`.slice(0, 15);
+      Object.assign(conf.plugins[0] ?? {}, { dns: { nameservers: ['192.0.2.77'], search: ['pods.example'], options: ['ndots:2'] } });
+    });
+    const silent = makePod(daemon);
+    const { dns_config: _, ...config } = silent.config;
+    const [without, asking] = [await runPod(daemon, { ...silent, config }), await runPod(daemon, makePod(daemon))];
+    const resolvConf = (podId: string): string => readFileSync(join(daemon.runroot, 'bundles', podId, 'resolv.conf'), 'utf8');
+    expect(resolvConf(without)).toBe('search pods.example\nnameserver 192.0.2.77\noptions ndots:2\n');
+    expect(resolvConf(asking)).toContain('nameserver 10.96.0.10\n');
+  });
+
+  test('gets another network beside it as soon as the configuration is reloaded, and leaves both', async () => {
+    const before = readFileSync(daemon.configFile, 'utf8');
+    const second = join(daemon.networkDir, '20-second.conflist');
+    const ipam = { type: 'host-local', dataDir: join(daemon.directory, 'ipam'), ranges: [[{ subnet: `${subnetOf(`${daemon.network}-second`)}.0/24` }]] };
+    writeFileSync(second, JSON.stringify({ cniVersion: '1.0.0', name: 'second', plugins: [{ type: 'bridge', bridge: daemon.network, ipam }] }));
+    writeFileSync(daemon.configFile, before.replace('[network]\n', '[network]\ncni_additional_networks = second\n'));
+    const reload = async (networks: string): Promise<void> => {
+      process.kill(daemon.pid(), 'SIGHUP');
+      await until('the reload', async () => (await daemon.cri.Status({ verbose: true })).info.cni?.includes(`"additionalNetworks":${networks}`));
+    };
+    await reload('["second"]');
+    try {
+      const podId = await runPod(daemon, makePod(daemon));
+      const { networks } = (await inspect(podId)).network;
+      expect(networks.map(({ name, ifName }) => `${ifName} ${name}`)).toEqual([`eth0 ${daemon.network}`, 'eth1 second']);
+      const { stdout } = await run('nsenter', [`--net=${netns(podId)}`, 'ip', '-o', '-4', 'addr'], { signal: AbortSignal.timeout(20_000) });
+      expect(stdout).toContain(`eth1    inet ${subnetOf(`${daemon.network}-second`)}.`);
+      const { status: shown } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
+      expect([shown?.network?.ip.startsWith(`${daemon.subnet}.`), shown?.network?.additional_ips]).toEqual([true, []]);
+      await remove(podId);
+      expect(readdirSync(join(daemon.directory, 'ipam/second')).filter((name) => /^\d/.test(name))).toEqual([]);
+    } finally {
+      writeFileSync(daemon.configFile, before);
+      rmSync(second);
+      await reload('[]');
+    }
   });
 
   test('that came up while the configuration was replaced is on the old or the new network, and goes from the one it is on', async () => {
