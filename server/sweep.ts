@@ -47,11 +47,6 @@ export class Sweeper {
     }
   }
 
-  /** When what failed is tried again, in milliseconds since the epoch; `undefined` for what has not been tried by us. */
-  nextRetry(id: string): number | undefined {
-    return this.#retries.get(id)?.atMs;
-  }
-
   /** One round. An object that cannot be looked after does not keep the others from it. */
   async look(): Promise<void> {
     const { sandboxes, containers, doomed, lost } = this.#parts;

@@ -182,7 +182,7 @@ test('every sample has a README and is proven below', () => {
 
 test.for(Object.keys(proofs))('contrib/cni/%s brings pods together, passes CHECK and leaves nothing', async (sample, { skip }) => {
   const proof = proofs[sample] as (typeof proofs)[string];
-  if (proof.link !== undefined && !(await hasLinkType(proof.link))) return skip(`this kernel has no ${proof.link}`);
+  if (proof.link !== undefined && !(await hasLinkType(proof.link))) return skip(`this kernel has no ${proof.link}: npm run test:vm -- networks`);
   await using world = await makeWorld(sample);
   const asked = (address: string, mac: string) => ({ 'io.berth.cni.ips': `${address}/24`, 'io.berth.cni.mac': mac });
   const isStatic = sample === 'static';
