@@ -4,53 +4,39 @@ import { Server } from '@grpc/grpc-js';
 import { CriError, describeError } from '#base/errors.ts';
 import { newId } from '#base/id.ts';
 import { Locks } from '#base/lock.ts';
-import type { LeveledLog, Log } from '#base/log.ts';
-import { Cni, type CniSettings } from '../cni/cni.ts';
+import type { LeveledLog } from '#base/log.ts';
 import { ExitWatcher } from '../conmon/conmon.ts';
-import { Storage, type StorageSettings } from '../storage/storage.ts';
+import type { Storage } from '../storage/storage.ts';
 import { serveAdmin } from './admin.ts';
 import { imageRoutes } from './admin-images.ts';
 import { podRoutes } from './admin-pods.ts';
 import { Background } from './background.ts';
 import { VERSION } from './cli/version.ts';
-import { type Config, readEnvironment } from './config.ts';
+import type { Config } from './config.ts';
 import type { ContainerRecord } from './container/container.ts';
 import { Deaths } from './container/deaths.ts';
 import { noteEnd } from './container/end.ts';
-import { StatsCollector } from './container/stats.ts';
 import { WritableLayerUsage } from './container/writable-usage.ts';
 import { Creations } from './creation.ts';
 import { containerBackend, sandboxBackend } from './creation-backend.ts';
+import { createHandlers } from './handlers.ts';
 import { holdRoot } from './instance.ts';
 import { listen, shutDown } from './listener.ts';
 import { createMetrics, type Metrics } from './metrics/metrics.ts';
 import { serveMetrics } from './metrics/server.ts';
 import { collectNetworkGarbage } from './network-garbage.ts';
-import { DEFAULT_PROFILE, loadDefaultProfile } from './oci/apparmor.ts';
 import { createCgroups } from './oci/cgroup.ts';
 import { detectHierarchy } from './oci/cgroup-hierarchy.ts';
 import { createMonitorCgroup } from './oci/cgroup-monitor.ts';
 import { HookDirectories } from './oci/hooks.ts';
-import { type HostFacts, readHostFacts } from './oci/host-facts.ts';
+import { readHostFacts } from './oci/host-facts.ts';
+import { cniSettings, defaultAppArmor, openCni, openStorage, openStreams, storageSettings } from './open.ts';
 import type { Parts, Paths } from './parts.ts';
 import { Records } from './records.ts';
 import { recover } from './recover.ts';
 import type { LiveConfig } from './reload.ts';
-import * as containerRpcs from './rpc/container.ts';
-import { attach, exec, execSync } from './rpc/exec.ts';
-import * as imageRpcs from './rpc/image.ts';
-import { portForward } from './rpc/port-forward.ts';
-import * as runtimeRpcs from './rpc/runtime.ts';
-import * as sandboxRpcs from './rpc/sandbox.ts';
-import {
-  containerStats,
-  listContainerStats,
-  listPodSandboxStats,
-  podSandboxStats,
-  type StatsParts,
-  streamContainerStats,
-  streamPodSandboxStats,
-} from './rpc/stats.ts';
+import { userOfImage } from './rpc/image.ts';
+import { pendingDetaches } from './rpc/runtime.ts';
 import { openRuntimes } from './runtimes.ts';
 import { HostPorts } from './sandbox/host-ports.ts';
 import { shareNetnsDirectory } from './sandbox/netns-directory.ts';
@@ -58,8 +44,7 @@ import { makePauseRootfs } from './sandbox/pause.ts';
 import type { SandboxRecord } from './sandbox/sandbox.ts';
 import { Timelines } from './sandbox/timeline.ts';
 import { userNamespaceProblem } from './sandbox/user-namespace.ts';
-import { buildServices, type Handlers } from './service.ts';
-import { type StreamServer, serveStreams } from './stream/server.ts';
+import { buildServices } from './service.ts';
 import { notePauseEnd, Sweeper } from './sweep.ts';
 
 /** A running daemon; disposing stops it gracefully and leaves containers running. */
@@ -92,7 +77,7 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
   const [host, userNamespaces, storage, cni, runtimes] = await Promise.all([
     readHostFacts(),
     userNamespaceProblem(config, life.signal),
-    openStorage(config, log, metrics, (image) => imageRpcs.userOfImage({ sandboxes: sandboxes.records, containers: containers.records }, image)),
+    openStorage(config, log, metrics, (image) => userOfImage({ sandboxes: sandboxes.records, containers: containers.records }, image)),
     openCni(config, log, metrics),
     openRuntimes(config, life.signal, log, (name, work) => background.start(name, work)),
     makePauseRootfs(paths.pauseRootfs, config.image.pauseBinary).catch((err: unknown) => {
@@ -183,45 +168,7 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
       log,
     }),
   );
-  const statsParts: StatsParts = { ...parts, collector: new StatsCollector({ stats: (path) => parts.cgroups.stats(path) }), writable };
-  const handlers: Handlers = {
-    Version: runtimeRpcs.version(VERSION),
-    RunPodSandbox: sandboxRpcs.runPodSandbox(parts, podCreations),
-    StopPodSandbox: sandboxRpcs.stopPodSandbox(parts),
-    RemovePodSandbox: sandboxRpcs.removePodSandbox(parts),
-    PodSandboxStatus: sandboxRpcs.podSandboxStatus(parts),
-    ListPodSandbox: sandboxRpcs.listPodSandbox(parts),
-    StreamPodSandboxes: sandboxRpcs.streamPodSandboxes(parts),
-    CreateContainer: containerRpcs.createContainer(parts, containerCreations),
-    StartContainer: containerRpcs.startContainer(parts),
-    StopContainer: containerRpcs.stopContainer(parts),
-    RemoveContainer: containerRpcs.removeContainer(parts),
-    ListContainers: containerRpcs.listContainers(parts),
-    StreamContainers: containerRpcs.streamContainers(parts),
-    ContainerStatus: containerRpcs.containerStatus(parts),
-    UpdateContainerResources: containerRpcs.updateContainerResources(parts),
-    ReopenContainerLog: containerRpcs.reopenContainerLog(parts),
-    ExecSync: execSync(parts),
-    Exec: exec(parts),
-    Attach: attach(parts),
-    PortForward: portForward(parts),
-    ContainerStats: containerStats(statsParts),
-    ListContainerStats: listContainerStats(statsParts),
-    StreamContainerStats: streamContainerStats(statsParts),
-    PodSandboxStats: podSandboxStats(statsParts),
-    ListPodSandboxStats: listPodSandboxStats(statsParts),
-    StreamPodSandboxStats: streamPodSandboxStats(statsParts),
-    UpdatePodSandboxResources: sandboxRpcs.updatePodSandboxResources(parts),
-    UpdateRuntimeConfig: runtimeRpcs.updateRuntimeConfig(parts),
-    Status: runtimeRpcs.status(parts, { problems: () => [...problems.values(), ...runtimes.problems()] }),
-    RuntimeConfig: runtimeRpcs.runtimeConfig(parts),
-    ListImages: imageRpcs.listImages(parts),
-    StreamImages: imageRpcs.streamImages(parts),
-    ImageStatus: imageRpcs.imageStatus(parts),
-    PullImage: imageRpcs.pullImage(parts),
-    RemoveImage: imageRpcs.removeImage(parts),
-    ImageFsInfo: imageRpcs.imageFsInfo({ ...parts, writable }),
-  };
+  const handlers = createHandlers(parts, { podCreations, containerCreations, writable, problems: () => [...problems.values(), ...runtimes.problems()] });
   const services = buildServices(handlers, { log, observe: (rpc, seconds, code) => metrics.observeRpc(rpc, code, seconds) });
   const { grpcMaxRecvMsgSize, grpcMaxSendMsgSize } = config.api;
   const server = new Server({ 'grpc.max_receive_message_length': grpcMaxRecvMsgSize, 'grpc.max_send_message_length': grpcMaxSendMsgSize });
@@ -267,21 +214,6 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
   };
 }
 
-/** The profile of who asks for none, loaded. Without it containers run unconfined, as with other runtimes, and it is said once. */
-async function defaultAppArmor({ runtime }: Config, host: HostFacts, log: Log, signal: AbortSignal): Promise<Pick<HostFacts, 'apparmorDefault'>> {
-  const name = runtime.apparmorProfile;
-  if (!host.apparmor) return {};
-  if (name === '' || name === 'unconfined') return { apparmorDefault: 'unconfined' };
-  if (name === DEFAULT_PROFILE) {
-    const loaded = await loadDefaultProfile(signal);
-    if ('name' in loaded) return { apparmorDefault: loaded.name };
-    log.warn({ reason: loaded.problem }, 'Could not load AppArmor profile: containers run unconfined by it');
-    return {};
-  }
-  if (host.isProfileLoaded(name)) return { apparmorDefault: name };
-  throw new CriError('failedPrecondition', `runtime.apparmor_profile: "${name}" is not loaded on this node`);
-}
-
 /** After an end that nobody planned, which a power cut may have been; in the background, at the lowest priority. */
 async function checkQuickly(storage: Storage, signal: AbortSignal): Promise<void> {
   try {
@@ -308,75 +240,6 @@ async function makeDirectories({ root, runroot }: Config): Promise<Paths> {
   return paths;
 }
 
-function openStorage(config: Config, log: Log, metrics: Metrics, usedBy: (image: string) => string | undefined): Promise<Storage> {
-  return Storage.open({
-    ...storageSettings(config),
-    root: config.root,
-    log,
-    certificates: config.image.certsDirs,
-    proxyEnv: readEnvironment().proxy,
-    usedBy,
-    observe: {
-      received: (bytes) => metrics.countPullBytes(bytes),
-      retried: (times) => metrics.countPullRetries(times),
-      pulled: (outcome, seconds) => metrics.observePull(outcome, seconds),
-      found: (kind) => metrics.countStoreFinding(kind),
-    },
-  });
-}
-
-function storageSettings({ image }: Config): StorageSettings {
-  const { pinnedImages, pauseImage, shortNameMode, ...files } = image;
-  return {
-    ...files,
-    pauseImage,
-    pinnedImages: pauseImage === '' ? pinnedImages : [...pinnedImages, pauseImage],
-    shortNameMode: shortNameMode === '' ? undefined : shortNameMode,
-  };
-}
-
-function openStreams({ api }: Config, log: Log): Promise<StreamServer> {
-  const tls = {
-    certFile: api.streamTlsCert,
-    keyFile: api.streamTlsKey,
-    caFile: api.streamTlsCa,
-    minVersion: api.tlsMinVersion === 'VersionTLS13' ? 'TLSv1.3' : 'TLSv1.2',
-  } as const;
-  return serveStreams({
-    address: api.streamAddress,
-    port: api.streamPort,
-    tls: api.streamEnableTls ? tls : undefined,
-    idleTimeoutMs: api.streamIdleTimeoutMs,
-    creationTimeoutMs: api.streamCreationTimeoutMs,
-    log,
-  });
-}
-
-async function openCni(config: Config, log: Log, metrics: Metrics): Promise<Cni> {
-  return await Cni.open({
-    networkDir: config.network.networkDir,
-    pluginDirs: config.network.pluginDirs,
-    cacheDir: join(config.root, 'cni'),
-    podCidr: await runtimeRpcs.readPodCidr(config.root),
-    settings: cniSettings(config),
-    log,
-    observe: ({ verb, plugin, seconds, error }) => metrics.observeCni({ verb, plugin, ok: error === undefined }, seconds),
-  });
-}
-
-/** What of the configuration may change while pods run. */
-function cniSettings({ network, runtime }: Config): CniSettings {
-  return {
-    defaultNetwork: network.cniDefaultNetwork,
-    additionalNetworks: network.cniAdditionalNetworks,
-    addTimeoutMs: network.cniAddTimeoutMs,
-    delTimeoutMs: network.cniDelTimeoutMs,
-    parallel: network.cniParallel,
-    statusGraceMs: network.cniStatusGracePeriodMs,
-    hostPorts: !runtime.disableHostportMapping,
-  };
-}
-
 function* runningLayers({ containers }: Parts): Generator<{ containerId: string; directory: string }> {
   for (const { id, state } of containers.values()) if (state.name !== 'creating') yield { containerId: id, directory: containers.directory(id) };
 }
@@ -396,7 +259,7 @@ function metricSources(parts: Parts): Parameters<Metrics['collectFrom']>[0] {
     },
     images: () => storage.images().length,
     pulls: () => storage.pulls().length,
-    detachPending: () => runtimeRpcs.pendingDetaches(parts).length,
+    detachPending: () => pendingDetaches(parts).length,
     networkReady: () => parts.cni.status().ready,
   };
 }
