@@ -5,6 +5,7 @@ import type { LogLevel } from '#base/log.ts';
 import { BUILT_IN_RUNTIMES, HANDLER_SECTION, type Host, handlerKeys, type Key, keys } from './config/keys.ts';
 import { type ConfigText, formatPlace, Settings } from './config/settings.ts';
 import { BadValue, socketPath, type Ulimit } from './config/values.ts';
+import type { ExecCpuAffinity } from './oci/exec-affinity.ts';
 
 /** One `[runtime.runtimes.NAME]` table. */
 export interface RuntimeHandler {
@@ -16,6 +17,8 @@ export interface RuntimeHandler {
   readonly privilegedWithoutHostDevices: boolean;
   /** Names of annotations that are passed on to it, or their beginnings with `*`. Default none. */
   readonly allowedAnnotations: readonly string[];
+  /** Commands that are executed run on the first CPU of the container's cpuset. Default on all of them. */
+  readonly execCpuAffinity: ExecCpuAffinity;
 }
 
 /** The daemon's whole configuration: every field set, nothing mutable. Times are in milliseconds, sizes in bytes. */
@@ -326,6 +329,7 @@ function takeHandlers(settings: Settings, host: Host, take: Take): Readonly<Reco
       runtimeRoot: take(section, 'runtime_root', specs.runtime_root),
       privilegedWithoutHostDevices: take(section, 'privileged_without_host_devices', specs.privileged_without_host_devices),
       allowedAnnotations: take(section, 'allowed_annotations', specs.allowed_annotations),
+      execCpuAffinity: take(section, 'exec_cpu_affinity', specs.exec_cpu_affinity),
     };
   }
   return handlers;

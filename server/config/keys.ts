@@ -179,6 +179,7 @@ export function handlerKeys(name: string) {
     },
     privileged_without_host_devices: key(bool, false, "Privileged containers do not get the host's devices."),
     allowed_annotations: key(texts, [], 'Annotations of pods and containers that it is given: names, or beginnings with *.'),
+    exec_cpu_affinity: key(oneOf('', 'first'), '', "Commands run on the first CPU of the container's cpuset (first), or on all."),
   };
 }
 

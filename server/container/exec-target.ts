@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CriError, isErrno } from '#base/errors.ts';
 import type { ProcessIdentity } from '#base/process.ts';
+import { withExecAffinity } from '../oci/exec-affinity.ts';
 import type { Parts } from '../parts.ts';
 import { type StreamOwner, streamOwner } from './streams.ts';
 
@@ -34,7 +35,7 @@ export async function execTarget(parts: Needs, id: string): Promise<ExecTarget> 
   const { state, handler, cgroup } = record;
   if (state.name !== 'running') throw new CriError('failedPrecondition', `container ${id} is ${state.name}: a command needs a running one`);
   if (parts.stops.get(id)?.killing === true) throw new CriError('failedPrecondition', `container ${id} is being killed: no command can be started in it`);
-  const { runtimePath = '', runtimeRoot = '' } = parts.config.runtime.runtimes[handler] ?? {};
+  const { runtimePath = '', runtimeRoot = '', execCpuAffinity = '' } = parts.config.runtime.runtimes[handler] ?? {};
   const bundle = parts.paths.bundle(id);
   return {
     id,
@@ -43,7 +44,7 @@ export async function execTarget(parts: Needs, id: string): Promise<ExecTarget> 
     bundle,
     init: state.init,
     cgroupProcs: () => parts.cgroups.procs(cgroup),
-    process: await ociProcess(id, bundle),
+    process: withExecAffinity(await ociProcess(id, bundle), execCpuAffinity, record.resources?.cpuset_cpus ?? ''),
     streamOwner: streamOwner(parts.sandboxes.get(record.sandboxId)?.config, record.user),
   };
 }

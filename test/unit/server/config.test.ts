@@ -152,14 +152,24 @@ test('parseConfig() refuses a machine without a runtime and without conmon', () 
 
 test('parseConfig() adds configured handlers to the built-in ones, and refuses those without a program', () => {
   const host = hostWith('/bin/crun', '/bin/conmon', '/bin/youki');
-  const { runtimes } = parse('[runtime.runtimes.youki]\nprivileged_without_host_devices = true\nallowed_annotations = run.oci.*, a/b', host).runtime;
+  const { runtimes } = parse(
+    '[runtime.runtimes.youki]\nprivileged_without_host_devices = true\nallowed_annotations = run.oci.*, a/b\nexec_cpu_affinity = first',
+    host,
+  ).runtime;
   expect(runtimes).toEqual({
-    crun: { runtimePath: '/bin/crun', runtimeRoot: '/run/berth/runtimes/crun', privilegedWithoutHostDevices: false, allowedAnnotations: [] },
+    crun: {
+      runtimePath: '/bin/crun',
+      runtimeRoot: '/run/berth/runtimes/crun',
+      privilegedWithoutHostDevices: false,
+      allowedAnnotations: [],
+      execCpuAffinity: '',
+    },
     youki: {
       runtimePath: '/bin/youki',
       runtimeRoot: '/run/berth/runtimes/youki',
       privilegedWithoutHostDevices: true,
       allowedAnnotations: ['run.oci.*', 'a/b'],
+      execCpuAffinity: 'first',
     },
   });
   expect(problemsOf(() => parse('[runtime]\ndefault_runtime = runc\n[runtime.runtimes.kata]\n[runtime.runtimes.runc]\nruntime_path = /nowhere', host))).toEqual(
