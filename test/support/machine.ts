@@ -55,8 +55,9 @@ function programOf(line: string): string {
 }
 
 /**
- * The rules that belong to one pod or network. portmap's own chains (CNI-HOSTPORT-…) and the tables themselves stay for
- * good once they have been made, with two rules that have no pod's name: that is how the plugins do it.
+ * The rules that belong to one pod or network. The chains of portmap itself (CNI-HOSTPORT-…) and of firewall (CNI-ADMIN,
+ * CNI-FORWARD), and the tables, stay for good once they have been made, with the rules that lead to them: that is how the
+ * plugins do it.
  */
 async function firewallRules(): Promise<string[]> {
   const listed = [...(await linesOf('iptables-save', [])), ...(await linesOf('ip6tables-save', [])), ...(await linesOf('nft', ['list', 'ruleset']))];
@@ -67,7 +68,7 @@ async function firewallRules(): Promise<string[]> {
         .replace(/counter packets \d+ bytes \d+/, 'counter')
         .trim(),
     )
-    .filter((line) => /CNI-(?!HOSTPORT-)|comment/.test(line) && !/# Warning|CNI portfwd /.test(line));
+    .filter((line) => /CNI-(?!HOSTPORT-|ADMIN|FORWARD)|-A CNI-FORWARD|comment/.test(line) && !/# Warning|CNI portfwd |CNI firewall plugin /.test(line));
 }
 
 function listProcesses(): string[] {

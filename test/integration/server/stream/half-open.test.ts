@@ -1,27 +1,35 @@
 import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { mkdtempDisposable } from 'node:fs/promises';
 import { Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { CriError } from '#base/errors.ts';
 import { run } from '#base/exec.ts';
 import { silentLog } from '#base/log.ts';
-import { tcpSocketIn } from '#base/sys.ts';
+import { MNT, tcpSocketIn, umount } from '#base/sys.ts';
 import { serveStreams } from '../../../../server/stream/server.ts';
 import { SpdyClient } from '../../../fakes/spdy-client.ts';
 import { mark } from '../../../support/mark.ts';
 
-const ip = (...args: readonly string[]) => run('ip', args, { signal: AbortSignal.timeout(20_000) });
+const sh = (program: string, ...args: readonly string[]) => run(program, args, { signal: AbortSignal.timeout(20_000) });
 
 test('a client whose machine went away without a word is found gone, and its session ended', async () => {
   const name = `${mark()}ho`;
   await using undo = new AsyncDisposableStack();
-  await ip('netns', 'add', name);
-  undo.defer(async () => void (await ip('netns', 'del', name)));
-  await ip('link', 'add', name, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', name);
-  undo.defer(async () => void (await ip('link', 'del', name).catch(() => {})));
-  await ip('addr', 'add', '198.51.100.1/30', 'dev', name);
-  await ip('link', 'set', name, 'up');
-  await ip('-n', name, 'addr', 'add', '198.51.100.2/30', 'dev', 'eth0');
-  await ip('-n', name, 'link', 'set', 'eth0', 'up');
+  const directory = undo.use(await mkdtempDisposable(join(tmpdir(), `${mark()}-`)));
+  const netns = join(directory.path, 'net');
+  writeFileSync(netns, '');
+  await sh('unshare', `--net=${netns}`, 'true');
+  undo.defer(() => umount(netns, MNT.DETACH));
+  const inside = (...args: readonly string[]) => sh('nsenter', `--net=${netns}`, 'ip', ...args);
+  await inside('link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', name, 'netns', String(process.pid));
+  undo.defer(async () => void (await sh('ip', 'link', 'del', name).catch(() => {})));
+  await sh('ip', 'addr', 'add', '198.51.100.1/30', 'dev', name);
+  await sh('ip', 'link', 'set', name, 'up');
+  await inside('addr', 'add', '198.51.100.2/30', 'dev', 'eth0');
+  await inside('link', 'set', 'eth0', 'up');
 
   await using server = await serveStreams({
     address: '198.51.100.1',
@@ -41,7 +49,7 @@ test('a client whose machine went away without a word is found gone, and its ses
       throw signal.reason;
     }),
   );
-  const socket = new Socket({ fd: tcpSocketIn(`/run/netns/${name}`, 4) });
+  const socket = new Socket({ fd: tcpSocketIn(netns, 4) });
   undo.defer(() => void socket.destroy());
   socket.connect({ host: url.hostname, port: Number(url.port) });
   socket.write(`POST ${url.pathname} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n`);
@@ -55,6 +63,6 @@ test('a client whose machine went away without a word is found gone, and its ses
   await heard.promise;
 
   // From now on nothing that it says comes out, not even that it knows nothing.
-  await ip('-n', name, 'route', 'add', 'blackhole', '198.51.100.1/32');
+  await inside('route', 'add', 'blackhole', '198.51.100.1/32');
   expect(await reason.promise).toMatchObject({ kind: 'cancelled' });
 });
