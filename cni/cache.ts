@@ -7,7 +7,7 @@ import { isObject } from './conf.ts';
 import type { Attachment } from './pod-network.ts';
 
 /**
- * What plugins were told and have answered, one file for each pod, from before its ADD until its DEL has succeeded (CNI
+ * What plugins were told and have answered, one file for each pod, from its ADD until its DEL has succeeded (CNI
  * spec 1.1, "Lifecycle & Ordering": DEL gets the cached configuration and result). The caller keeps the same in its own
  * records; this is the second copy, for when those are damaged or older than the last ADD.
  */

@@ -201,10 +201,11 @@ export class Cni implements AsyncDisposable {
     options.onStage?.('waiting for the CNI plugins of other pods');
     return await this.#turn(this.#adds, options.signal, async () => {
       const limit = startLimit(this.#settings.addTimeoutMs);
-      await this.#cache.save(attachment);
+      // Beside the first plugins, which take ten times as long: until then the caller's own copy is the plan.
+      const planned = this.#cache.save(attachment);
       let added = attachment;
       for (const [index, network] of attachment.networks.entries()) {
-        const result = await this.#chain.add(attachment.pod, network, { ...options, limit });
+        const [result] = await allSettled([this.#chain.add(attachment.pod, network, { ...options, limit }), planned]);
         added = { ...added, networks: added.networks.with(index, { ...network, result }) };
         await this.#cache.save(added);
       }
@@ -303,6 +304,12 @@ export class Cni implements AsyncDisposable {
   #turn<T>(places: Semaphore, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
     return places.run(() => this.#gate.pass(work, signal), signal);
   }
+}
+
+/** Both, once both have come to their end; the first failure in their order. */
+async function allSettled<A, B>(both: readonly [Promise<A>, Promise<B>]): Promise<[A, B]> {
+  await Promise.allSettled(both);
+  return await Promise.all(both);
 }
 
 function semaphore({ parallel }: CniSettings): Semaphore {

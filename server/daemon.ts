@@ -101,6 +101,7 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
     containers: containers.records,
     runtimes: runtimes.byName,
     features: runtimes.features,
+    tried: runtimes.tried,
     lost: new Map(),
     hostPorts: new HostPorts(),
     timelines: new Timelines(),

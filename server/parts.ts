@@ -46,6 +46,8 @@ export interface Parts {
   readonly runtimes: ReadonlyMap<string, OciRuntime>;
   /** What each handler can do; same keys. */
   readonly features: ReadonlyMap<string, RuntimeFeatures>;
+  /** Resolves once `features` has what a trial of the handler tells. */
+  readonly tried: (handler: string) => Promise<void>;
   /** Networks of pods whose records were lost, by pod id. */
   readonly lost: Map<string, LostAttachment>;
   readonly hostPorts: HostPorts;

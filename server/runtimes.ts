@@ -13,6 +13,8 @@ export interface Runtimes {
   readonly byName: ReadonlyMap<string, OciRuntime>;
   /** What each can do; all false until it has answered. */
   readonly features: ReadonlyMap<string, RuntimeFeatures>;
+  /** Resolves once it is known what a handler can do that has to be tried; at once for all others. */
+  readonly tried: (handler: string) => Promise<void>;
   /** Why the node is not ready for pods without a runtime class. */
   readonly problems: () => readonly string[];
 }
@@ -38,6 +40,7 @@ export async function openRuntimes(
   const byName = new Map<string, OciRuntime>();
   const features = new Map<string, RuntimeFeatures>();
   const problems = new Map<string, string>();
+  const trials = new Map<string, Promise<void>>();
   const ask = async (handler: string, oci: OciRuntime): Promise<void> => {
     try {
       const told = await oci.features({ signal: withTimeout(signal, ASK_MS) });
@@ -53,7 +56,10 @@ export async function openRuntimes(
     const trial = await openTrial(config, oci);
     features.set(handler, trial.known ?? UNKNOWN);
     // In the background: the kubelet looks again every few seconds, and pods that need nothing of it need not wait.
-    if (trial.known === undefined) background('try OCI runtime', async () => void features.set(handler, await trial.run(signal, log)));
+    if (trial.known !== undefined) return;
+    const running = trial.run(signal, log).then((found) => void features.set(handler, found));
+    trials.set(handler, running);
+    background('try OCI runtime', () => running);
   };
   const askAgain = async (handler: string, oci: OciRuntime): Promise<void> => {
     while (problems.has(handler) && !signal.aborted) {
@@ -75,6 +81,7 @@ export async function openRuntimes(
   return {
     byName,
     features,
+    tried: async (handler) => await trials.get(handler),
     problems: () => {
       const problem = problems.get(runtime.defaultRuntime);
       return problem === undefined ? [] : [`runtime handler ${runtime.defaultRuntime}: ${problem}`];

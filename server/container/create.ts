@@ -163,6 +163,7 @@ async function writeSpec(
   const { config, sandbox, image, pod } = request;
   const { runtime } = parts.config;
   const pid = joinedPidNamespace(parts, request);
+  if (config.mounts.some(({ recursive_read_only, uidMappings }) => recursive_read_only || uidMappings.length > 0)) await parts.tried(record.handler);
   const input: ContainerSpecInput = {
     id: record.id,
     config,

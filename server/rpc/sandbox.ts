@@ -1,3 +1,4 @@
+import { orAborted } from '#base/abort.ts';
 import { CriError, quote } from '#base/errors.ts';
 import { type Init, type LinuxPodSandboxConfig, type PodSandbox, type PodSandboxFilter, PodSandboxState, type PodSandboxStatus } from '../../proto/cri.ts';
 import type { Handler, StreamHandler } from '../call.ts';
@@ -22,7 +23,7 @@ export const runPodSandbox =
     if (runtime_handler !== '' && !parts.runtimes.has(runtime_handler)) {
       throw new CriError('invalidArgument', `runtime_handler: ${quote(runtime_handler)} is not configured; known are ${[...parts.runtimes.keys()].join(', ')}`);
     }
-    if (userNamespaceOf(config.linux?.security_context?.namespace_options) !== undefined) requireUserNamespaces(parts, runtime_handler);
+    if (userNamespaceOf(config.linux?.security_context?.namespace_options) !== undefined) await requireUserNamespaces(parts, runtime_handler, signal);
     const request = { config, runtimeHandler: runtime_handler, fingerprint: fingerprint({ config, runtime_handler }) };
     const id = await creations.create(
       { ...sandboxKey(config), fingerprint: request.fingerprint, what: `pod ${podName(config)}` },
@@ -32,9 +33,10 @@ export const runPodSandbox =
     return { pod_sandbox_id: id };
   };
 
-function requireUserNamespaces({ config, features, userNamespaceProblem }: Parts, asked: string): void {
+async function requireUserNamespaces({ config, features, tried, userNamespaceProblem }: Parts, asked: string, signal: AbortSignal): Promise<void> {
   const field = 'config.linux.security_context.namespace_options.userns_options.mode';
   const handler = asked === '' ? config.runtime.defaultRuntime : asked;
+  await orAborted(tried(handler), signal);
   if (features.get(handler)?.userNamespaces !== true) {
     throw new CriError('failedPrecondition', `${field}: runtime handler ${quote(handler)} does not support user namespaces with idmapped mounts`);
   }
