@@ -17,6 +17,10 @@ const ECHO_PORT = 9001;
 const SERVERS = `nc -ll -p ${FLOOD_PORT} -e dd if=/dev/zero bs=1M count=200 & nc -ll -p ${ECHO_PORT} -e cat & wait`;
 const PIPE = { stdin: false, stdout: true, stderr: false, tty: false };
 const ROUND_TRIPS = 300;
+const EXECS = 20;
+const FIRST_BYTE_MS = 3_000;
+/** containerd loses the output of a command with a terminal that ends at once. */
+const STAYS = ['sh', '-c', 'echo x; exec sleep 1'];
 
 /** One pod with a server in it; each figure `times` times. */
 export async function measureStreams(peer: Peer, times: number, into: Measured): Promise<void> {
@@ -40,6 +44,15 @@ export async function measureStreams(peer: Peer, times: number, into: Measured):
       await countTo(BYTES, data.received, (piece: Buffer) => piece.length);
       client.destroy();
     });
+  }
+  for (const tty of [false, true]) {
+    const key = tty ? 'exec with a terminal, first byte' : 'exec without a terminal, first byte';
+    for (let i = 0; i < EXECS; i += 1) {
+      const began = performance.now();
+      const { url } = await cri.Exec({ container_id: container, cmd: STAYS, ...PIPE, tty });
+      if (!(await receiveFirstByte(url, tty))) break; // containerd does not always give one
+      add(into.figures, key, performance.now() - began);
+    }
   }
   const direct = connect({ host: ip, port: ECHO_PORT, noDelay: true });
   const plainMs = await roundTripMs(direct, async (byte) => void direct.write(byte));
@@ -104,6 +117,16 @@ async function receiveWebSocket(url: string): Promise<void> {
   const ws = new WebSocket(url, ['v4.channel.k8s.io'], { perMessageDeflate: false });
   await countTo(BYTES, ws, (message: Buffer) => (message[0] === 1 ? message.length - 1 : 0), 'message');
   ws.terminate();
+}
+
+/** A client with a terminal tells its size at once. */
+async function receiveFirstByte(url: string, tty: boolean): Promise<boolean> {
+  const ws = new WebSocket(url, ['v4.channel.k8s.io'], { perMessageDeflate: false });
+  if (tty) ws.on('open', () => ws.send(Buffer.from('\x04{"Width":80,"Height":24}')));
+  const came = countTo(1, ws, (message: Buffer) => (message[0] === 1 ? message.length - 1 : 0), 'message').then(() => true);
+  const inTime = await Promise.race([came, sleep(FIRST_BYTE_MS, undefined).then(() => false)]);
+  ws.terminate();
+  return inTime;
 }
 
 interface Forwarded {

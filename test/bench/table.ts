@@ -64,6 +64,8 @@ export const goals = (pods: number): readonly Goal[] => [
   ratio(`ContainerStatus, ${pods} pods`, 1.3),
   ratio(`ListContainers, ${pods} pods`, 1.3),
   ratio(`ListPodSandbox, ${pods} pods`, 1.3),
+  limit('exec without a terminal, first byte', 12, 'ms'),
+  limit('exec with a terminal, first byte', 25, 'ms'),
   atLeast('200 MB out of exec by SPDY', 200, 'MB/s'),
   atLeast('200 MB out of exec by WebSocket', 300, 'MB/s'),
   atLeast('port-forward throughput', 500, 'MB/s'),
