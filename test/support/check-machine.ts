@@ -1,5 +1,5 @@
 // A setup file of vitest, for tests that need root: after each test file the machine must be as it was before.
-import { appendFileSync, mkdirSync, rmdirSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readlinkSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach } from 'vitest';
@@ -21,6 +21,10 @@ process.env.TMPDIR = scope.directory;
 let before: Machine | undefined;
 
 beforeAll(async () => {
+  // Plugins of CNI keep chains of their own for good; they must go with the run.
+  if (isRoot && readlinkSync('/proc/self/ns/net') !== process.env.BERTH_TEST_NETWORK) {
+    throw new Error('these tests must not touch the network of the machine: run them by npm run, or by test/own-network');
+  }
   mkdirSync(scope.directory, { mode: 0o755 });
   const { BERTH_TEST_RESULTS: results } = process.env;
   if (results !== undefined) appendFileSync(join(results, 'marks'), `${scope.mark} ${scope.directory}\n`);

@@ -57,7 +57,7 @@ function programOf(line: string): string {
 /**
  * The rules that belong to one pod or network. The chains of portmap itself (CNI-HOSTPORT-…) and of firewall (CNI-ADMIN,
  * CNI-FORWARD), and the tables, stay for good once they have been made, with the rules that lead to them: that is how the
- * plugins do it.
+ * plugins do it. They are in the run's own network (test/own-network), and go with it.
  */
 async function firewallRules(): Promise<string[]> {
   const listed = [...(await linesOf('iptables-save', [])), ...(await linesOf('ip6tables-save', [])), ...(await linesOf('nft', ['list', 'ruleset']))];

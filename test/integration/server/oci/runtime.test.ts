@@ -17,7 +17,7 @@ const signal = new AbortController().signal;
 const cgroups = createCgroups(detectHierarchy());
 const handlers = ['crun', 'runc'].flatMap((handler) => {
   const path = findTool(handler);
-  if (path === undefined) test.skip(`${handler} is not installed`);
+  if (path === undefined) console.warn(`SKIPPED: ${handler} is not installed`);
   return path === undefined ? [] : [{ handler, path }];
 });
 
