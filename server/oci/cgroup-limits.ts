@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CriError, isErrno, quote } from '#base/errors.ts';
+import { readCgroupFile } from './cgroup-file.ts';
 import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
 import { CRUN_SUBGROUP } from './cgroup-stats.ts';
 
@@ -13,7 +14,7 @@ export async function readLimits(
 ): Promise<ReadonlyMap<string, string>> {
   const held = new Map<string, string>();
   for (const [file] of files) {
-    const content = await read(fileOf(hierarchy, path, file));
+    const content = await read(hierarchy, path, file);
     if (content !== undefined) held.set(file, content);
   }
   return held;
@@ -28,7 +29,7 @@ export async function readLimits(
 export async function setLimits(hierarchy: CgroupHierarchy, path: string, files: ReadonlyMap<string, string | undefined>): Promise<void> {
   const refused: [string, string][] = [];
   for (const [file, content] of files) {
-    if (content === undefined || (await isHeld(hierarchy, path, file, content))) continue;
+    if (content === undefined || content === (await read(hierarchy, path, file))) continue;
     await write(hierarchy, path, file, content).catch(() => refused.push([file, content]));
   }
   for (const [file, content] of refused) {
@@ -39,28 +40,19 @@ export async function setLimits(hierarchy: CgroupHierarchy, path: string, files:
   }
 }
 
-async function isHeld(hierarchy: CgroupHierarchy, path: string, file: string, content: string): Promise<boolean> {
-  return (await read(fileOf(hierarchy, path, file))) === content;
+async function read(hierarchy: CgroupHierarchy, path: string, file: string): Promise<string | undefined> {
+  return (await readCgroupFile(dirOf(hierarchy, path, file), file))?.trim();
 }
 
 /** An empty cpuset is written as an empty line: no bytes at all would be no write. */
 async function write(hierarchy: CgroupHierarchy, path: string, file: string, content: string): Promise<void> {
-  await writeFile(fileOf(hierarchy, path, file), content === '' ? '\n' : content, { flag: 'r+' });
+  await writeFile(join(dirOf(hierarchy, path, file), file), content === '' ? '\n' : content, { flag: 'r+' });
 }
 
-/** Where a file is that limits the container's processes. */
-function fileOf({ version, mounts }: CgroupHierarchy, path: string, file: string): string {
-  if (version === 1) return join(mounts.get(file.split('.', 1)[0] ?? '') ?? '/nonexistent', path, file);
+/** Where the file is that limits the container's processes. */
+function dirOf({ version, mounts }: CgroupHierarchy, path: string, file: string): string {
+  if (version === 1) return join(mounts.get(file.split('.', 1)[0] ?? '') ?? '/nonexistent', path);
   const scope = join(mounts.get('unified') ?? '', path);
   const below = join(scope, CRUN_SUBGROUP);
-  return join(existsSync(join(below, file)) ? below : scope, file);
-}
-
-async function read(path: string): Promise<string | undefined> {
-  try {
-    return (await readFile(path, 'latin1')).trim();
-  } catch (err) {
-    if (isErrno(err, 'ENOENT', 'ENODEV', 'EOPNOTSUPP', 'ENOTSUP')) return undefined;
-    throw err;
-  }
+  return existsSync(join(below, file)) ? below : scope;
 }

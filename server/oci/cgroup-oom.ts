@@ -1,6 +1,5 @@
-import { readFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { isErrno } from '#base/errors.ts';
+import { limitOf, readCgroupFile } from './cgroup-file.ts';
 import { childDirs } from './cgroup-fs.ts';
 import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
 import { CRUN_SUBGROUP } from './cgroup-stats.ts';
@@ -21,8 +20,8 @@ export interface ReachedLimit {
 export async function readOomKills({ version, mounts }: CgroupHierarchy, path: string): Promise<number | undefined> {
   const text =
     version === 2
-      ? await read(join(mounts.get('unified') ?? '', path), 'memory.events')
-      : await read(join(mounts.get('memory') ?? '', path), 'memory.oom_control');
+      ? await readCgroupFile(join(mounts.get('unified') ?? '', path), 'memory.events')
+      : await readCgroupFile(join(mounts.get('memory') ?? '', path), 'memory.oom_control');
   return text === undefined ? undefined : keyed(text, 'oom_kill');
 }
 
@@ -43,7 +42,7 @@ export async function readLostOomKills(hierarchy: CgroupHierarchy, path: string)
 /** How often a cgroup's own limit has led to the OOM killer; `undefined` with version 1, which does not tell, and once it is gone. */
 export async function readOwnOoms({ version, mounts }: CgroupHierarchy, path: string): Promise<number | undefined> {
   if (version === 1) return undefined;
-  const text = await read(join(mounts.get('unified') ?? '', path), 'memory.events.local');
+  const text = await readCgroupFile(join(mounts.get('unified') ?? '', path), 'memory.events.local');
   return text === undefined ? undefined : keyed(text, 'oom');
 }
 
@@ -64,7 +63,7 @@ async function reachedV2(hierarchy: CgroupHierarchy, path: string): Promise<Reac
   for (const level of [path, join(path, CRUN_SUBGROUP)]) {
     if (((await readOwnOoms(hierarchy, level)) ?? 0) === 0) continue;
     const dir = join(hierarchy.mounts.get('unified') ?? '', level);
-    return { path, limitBytes: bytes(await read(dir, 'memory.max')), peakBytes: bytes(await read(dir, 'memory.peak')) };
+    return { path, limitBytes: limitOf(await readCgroupFile(dir, 'memory.max')), peakBytes: limitOf(await readCgroupFile(dir, 'memory.peak')) };
   }
   return undefined;
 }
@@ -76,31 +75,15 @@ async function reachedV1({ mounts }: CgroupHierarchy, path: string): Promise<Rea
   const dir = join(mounts.get('memory') ?? '', path);
   // Where memory may not be swapped both limits are equal, and the one of both together is asked first.
   for (const counter of ['memory', 'memory.memsw']) {
-    const limitBytes = bytes(await read(dir, `${counter}.limit_in_bytes`));
-    const peakBytes = bytes(await read(dir, `${counter}.max_usage_in_bytes`));
+    const limitBytes = limitOf(await readCgroupFile(dir, `${counter}.limit_in_bytes`));
+    const peakBytes = limitOf(await readCgroupFile(dir, `${counter}.max_usage_in_bytes`));
     // failcnt, which ought to tell, stays 0 with some kernels (seen with Linux 6.18).
     if (limitBytes !== undefined && peakBytes !== undefined && peakBytes >= limitBytes - CHARGE_BYTES) return { path, limitBytes, peakBytes };
   }
   return undefined;
 }
 
-/** A file's text; `undefined` when the cgroup, its controller or the file is not there. */
-async function read(dir: string, file: string): Promise<string | undefined> {
-  try {
-    return await readFile(join(dir, file), 'latin1');
-  } catch (err) {
-    if (isErrno(err, 'ENOENT', 'ENODEV', 'EOPNOTSUPP', 'ENOTSUP')) return undefined;
-    throw err;
-  }
-}
-
 /** The value of one of the `key value` lines; 0 without it. */
 function keyed(text: string, key: string): number {
   return Number(new RegExp(`^${key} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
-}
-
-/** Version 2 writes `max` for no limit, version 1 the largest count of pages it knows, just below 2^63. */
-function bytes(text: string | undefined): number | undefined {
-  const value = text === undefined || text.trim() === 'max' ? Number.NaN : Number(text);
-  return value < 2 ** 62 ? value : undefined;
 }

@@ -1,6 +1,5 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isErrno } from '#base/errors.ts';
+import { limitOf, readCgroupFile } from './cgroup-file.ts';
 import type { CgroupHierarchy } from './cgroup-hierarchy.ts';
 
 /** One line of a pressure file. Source: Documentation/accounting/psi.rst. */
@@ -60,21 +59,21 @@ export const CRUN_SUBGROUP = 'container';
 async function readStatsV2({ mounts }: CgroupHierarchy, path: string): Promise<CgroupStats | undefined> {
   const dir = join(mounts.get('unified') ?? '', path);
   const [cpu, current, stat, max, swapCurrent, swapMax, pids, cpuPsi, memoryPsi, ioPsi] = await Promise.all([
-    read(dir, 'cpu.stat'),
-    read(dir, 'memory.current'),
-    read(dir, 'memory.stat'),
-    read(dir, 'memory.max'),
-    read(dir, 'memory.swap.current'),
-    read(dir, 'memory.swap.max'),
-    read(dir, 'pids.current'),
-    read(dir, 'cpu.pressure'),
-    read(dir, 'memory.pressure'),
-    read(dir, 'io.pressure'),
+    readCgroupFile(dir, 'cpu.stat'),
+    readCgroupFile(dir, 'memory.current'),
+    readCgroupFile(dir, 'memory.stat'),
+    readCgroupFile(dir, 'memory.max'),
+    readCgroupFile(dir, 'memory.swap.current'),
+    readCgroupFile(dir, 'memory.swap.max'),
+    readCgroupFile(dir, 'pids.current'),
+    readCgroupFile(dir, 'cpu.pressure'),
+    readCgroupFile(dir, 'memory.pressure'),
+    readCgroupFile(dir, 'io.pressure'),
   ]);
   if (cpu === undefined) return undefined; // cpu.stat is in every cgroup, whatever its controllers
   const memory = flatKeyed(stat);
   const swapUsage = Number(swapCurrent ?? 0);
-  const swapLimit = limit(swapMax) ?? limit(await read(join(dir, CRUN_SUBGROUP), 'memory.swap.max'));
+  const swapLimit = limitOf(swapMax) ?? limitOf(await readCgroupFile(join(dir, CRUN_SUBGROUP), 'memory.swap.max'));
   return {
     timestampNs: now(),
     cpuUsageNs: BigInt(flatKeyed(cpu).get('usage_usec') ?? '0') * 1000n,
@@ -84,7 +83,7 @@ async function readStatsV2({ mounts }: CgroupHierarchy, path: string): Promise<C
       rss: Number(memory.get('anon') ?? 0),
       faults: Number(memory.get('pgfault') ?? 0),
       majorFaults: Number(memory.get('pgmajfault') ?? 0),
-      limitBytes: limit(max) ?? limit(await read(join(dir, CRUN_SUBGROUP), 'memory.max')),
+      limitBytes: limitOf(max) ?? limitOf(await readCgroupFile(join(dir, CRUN_SUBGROUP), 'memory.max')),
     }),
     swap: { usageBytes: swapUsage, availableBytes: swapLimit === undefined ? undefined : Math.max(0, swapLimit - swapUsage) },
     pids: Number(pids ?? 0),
@@ -96,21 +95,21 @@ async function readStatsV2({ mounts }: CgroupHierarchy, path: string): Promise<C
 async function readStatsV1({ mounts }: CgroupHierarchy, path: string): Promise<CgroupStats | undefined> {
   const at = (controller: string): string => join(mounts.get(controller) ?? '/nonexistent', path);
   const [cpu, usage, stat, max, memoryAndSwap, memoryAndSwapMax, pids] = await Promise.all([
-    read(at('cpuacct'), 'cpuacct.usage'),
-    read(at('memory'), 'memory.usage_in_bytes'),
-    read(at('memory'), 'memory.stat'),
-    read(at('memory'), 'memory.limit_in_bytes'),
-    read(at('memory'), 'memory.memsw.usage_in_bytes'),
-    read(at('memory'), 'memory.memsw.limit_in_bytes'),
-    read(at('pids'), 'pids.current'),
+    readCgroupFile(at('cpuacct'), 'cpuacct.usage'),
+    readCgroupFile(at('memory'), 'memory.usage_in_bytes'),
+    readCgroupFile(at('memory'), 'memory.stat'),
+    readCgroupFile(at('memory'), 'memory.limit_in_bytes'),
+    readCgroupFile(at('memory'), 'memory.memsw.usage_in_bytes'),
+    readCgroupFile(at('memory'), 'memory.memsw.limit_in_bytes'),
+    readCgroupFile(at('pids'), 'pids.current'),
   ]);
   if (cpu === undefined && usage === undefined) return undefined;
   // The total_ lines count the children too, as the usage does.
   const memory = flatKeyed(stat);
-  const limitBytes = limit(max);
+  const limitBytes = limitOf(max);
   // The two usages are read at two moments, so their difference may be a little below zero.
   const swapUsage = memoryAndSwap === undefined ? 0 : Math.max(0, Number(memoryAndSwap) - Number(usage ?? 0));
-  const bothLimit = limit(memoryAndSwapMax);
+  const bothLimit = limitOf(memoryAndSwapMax);
   const swapLimit = bothLimit === undefined || limitBytes === undefined ? undefined : Math.max(0, bothLimit - limitBytes);
   return {
     timestampNs: now(),
@@ -149,17 +148,6 @@ function memoryStats(raw: {
   };
 }
 
-/** A file's text; `undefined` when the cgroup, its controller or the file is not there. */
-async function read(dir: string, file: string): Promise<string | undefined> {
-  try {
-    return await readFile(join(dir, file), 'latin1');
-  } catch (err) {
-    // ENODEV: the cgroup was removed between open and read. EOPNOTSUPP: pressure accounting is switched off.
-    if (isErrno(err, 'ENOENT', 'ENODEV', 'EOPNOTSUPP', 'ENOTSUP')) return undefined;
-    throw err;
-  }
-}
-
 function now(): bigint {
   return BigInt(Date.now()) * 1_000_000n;
 }
@@ -172,15 +160,6 @@ function flatKeyed(text: string | undefined): ReadonlyMap<string, string> {
     if (blank > 0) values.set(line.slice(0, blank), line.slice(blank + 1));
   }
   return values;
-}
-
-/** Version 2 writes `max` for no limit, version 1 the largest count of pages it knows, just below 2^63. */
-const UNLIMITED_V1 = 2 ** 62;
-
-function limit(text: string | undefined): number | undefined {
-  if (text === undefined || text.trim() === 'max') return undefined;
-  const value = Number(text);
-  return value >= UNLIMITED_V1 ? undefined : value;
 }
 
 /** `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and `full` alike. */
