@@ -3,7 +3,8 @@ import type { Log } from '#base/log.ts';
 import { type Command, parseCommand, UsageError, usage } from './cli/arguments.ts';
 import { formatEffective, formatSample } from './cli/config-text.ts';
 import { VERSION } from './cli/version.ts';
-import { defaultValues, effectiveConfig, type LoadOptions, loadConfig, loadWithValues, readEnvironment } from './config.ts';
+import { readEnvironment } from './config/environment.ts';
+import { defaultValues, effectiveConfig, type LoadOptions, loadConfig, loadWithValues } from './config.ts';
 import { LiveConfig } from './reload.ts';
 
 /**

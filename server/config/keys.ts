@@ -1,3 +1,4 @@
+import type { Host } from './host.ts';
 import {
   bool,
   capabilities,
@@ -20,16 +21,6 @@ import {
   type ValueType,
   words,
 } from './values.ts';
-
-/** What defaults and checks need to know of the machine. */
-export interface Host {
-  /** systemd runs as init (/run/systemd/system is there, see sd_booted(3)). */
-  readonly systemd: boolean;
-  /** Absolute path of a program on PATH. */
-  readonly findProgram: (name: string) => string | undefined;
-  readonly isExecutable: (path: string) => boolean;
-  readonly isFile: (path: string) => boolean;
-}
 
 /** One key: what it holds, what it is when nobody sets it, and what the sample says about it. */
 export interface Key<T> {

@@ -2,8 +2,8 @@ import { mkdir, mkdtempDisposable, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import type { Host } from '../../../server/config/keys.ts';
-import { type Config, defaults, effectiveConfig, loadConfig, parseConfig, readEnvironment, referenceHost } from '../../../server/config.ts';
+import type { Host } from '../../../server/config/host.ts';
+import { type Config, defaults, effectiveConfig, loadConfig, parseConfig, referenceHost } from '../../../server/config.ts';
 
 const parse = (text: string, host: Host = referenceHost): Config => parseConfig([{ path: '/c', text }], { host });
 
@@ -227,16 +227,4 @@ test('loadConfig() reads drop-ins in the order of their names, and the last one 
 
 test('loadConfig() refuses a file that is named and absent', () => {
   expect(() => loadConfig({ path: '/nonexistent/berth.conf' })).toThrow('/nonexistent/berth.conf: configuration cannot be read');
-});
-
-test('readEnvironment() takes the variables of proxies, and no others', () => {
-  const env = { HTTPS_PROXY: 'http://p:1', no_proxy: 'a', HTTP_PROXY: '', SECRET: 'x' };
-  expect(readEnvironment(env).proxy).toEqual({ HTTPS_PROXY: 'http://p:1', no_proxy: 'a' });
-});
-
-test('readEnvironment() takes only a watchdog that is meant for this process', () => {
-  const env = { NOTIFY_SOCKET: '/n', WATCHDOG_USEC: '60000000', WATCHDOG_PID: '7', PATH: '/a::b:/c' };
-  expect(readEnvironment(env, 7)).toEqual({ notifySocket: '/n', watchdogMs: 60_000, proxy: {}, path: ['/a', '/c'] });
-  expect(readEnvironment(env, 8).watchdogMs).toBeUndefined();
-  expect(readEnvironment({ NOTIFY_SOCKET: '', WATCHDOG_USEC: 'x' })).toMatchObject({ notifySocket: undefined, watchdogMs: undefined });
 });
