@@ -1,7 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import { type LinuxContainerSecurityContext, NamespaceMode } from '../../../../proto/cri.ts';
 import type { CdiEdits } from '../../../../server/oci/cdi.ts';
-import { buildContainerSpec, type ContainerSpecInput, containerArgs, type ResolvedContainer, workingDirectory } from '../../../../server/oci/container-spec.ts';
+import type { ContainerSpecInput, ResolvedContainer } from '../../../../server/oci/container-input.ts';
+import { containerArgs, workingDirectory } from '../../../../server/oci/container-process.ts';
+import { buildContainerSpec } from '../../../../server/oci/container-spec.ts';
 import type { ResolvedMount } from '../../../../server/oci/mounts.ts';
 import type { ResolvedUser } from '../../../../server/oci/user.ts';
 import { containerConfig, fullHost, image, namespaceOptions, resources, sandboxConfig, specInput } from './requests.ts';

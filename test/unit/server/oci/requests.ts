@@ -11,7 +11,7 @@ import {
   Signal,
   SupplementalGroupsPolicy,
 } from '../../../../proto/cri.ts';
-import type { ContainerSpecInput, ImageConfig } from '../../../../server/oci/container-spec.ts';
+import type { ContainerSpecInput, ImageConfig } from '../../../../server/oci/container-input.ts';
 import type { HostFacts } from '../../../../server/oci/host-facts.ts';
 
 /** Messages as they come off the wire: everything unset has its default. Each takes what a test wants otherwise. */
