@@ -1,0 +1,50 @@
+import { CriError } from '#base/errors.ts';
+import type { ImageId } from './digest.ts';
+import { withIdmapped } from './idmapped.ts';
+import type { Image } from './image.ts';
+import type { ImageStore } from './image-store.ts';
+import type { LayerStore } from './layer-store.ts';
+import { mountReadOnly, mountWritable } from './overlay.ts';
+
+/** Mount options are one page: from here on layers go by short names. */
+const MANY_LAYERS = 25;
+
+interface RootfsDeps {
+  readonly root: string;
+  readonly images: ImageStore;
+  readonly layers: LayerStore;
+}
+
+/** See `Storage.lowerDirs`. */
+export function lowerDirs(deps: RootfsDeps, image: ImageId): string[] {
+  return deps.layers.directories(imageOf(deps, image).layers);
+}
+
+/** See `Storage.mountRootfs`. */
+export async function mountRootfs(
+  deps: RootfsDeps,
+  image: ImageId,
+  { containerDir, target, volatile = true, userns }: { containerDir: string; target: string; volatile?: boolean; userns?: string | undefined },
+): Promise<void> {
+  const { layers } = imageOf(deps, image);
+  using _held = deps.layers.hold(layers);
+  const full = deps.layers.directories(layers);
+  const lower = full.length <= MANY_LAYERS ? full : await deps.layers.shortDirectories(layers);
+  const mountOn = (dirs: readonly string[]): Promise<void> => mountWritable(dirs, containerDir, target, { volatile });
+  await (userns === undefined ? mountOn(lower) : withIdmapped(deps.root, lower, userns, mountOn));
+}
+
+/** See `Storage.mountImage`. */
+export async function mountImage(deps: RootfsDeps, image: ImageId, { target, userns }: { target: string; userns: string | undefined }): Promise<void> {
+  const { layers } = imageOf(deps, image);
+  using _held = deps.layers.hold(layers);
+  const lower = await deps.layers.readOnlyDirectories(layers);
+  const mountOn = (dirs: readonly string[]): Promise<void> => mountReadOnly(dirs, target);
+  await (userns === undefined ? mountOn(lower) : withIdmapped(deps.root, lower, userns, mountOn));
+}
+
+function imageOf({ images }: RootfsDeps, id: ImageId): Image {
+  const image = images.get(id);
+  if (image === undefined) throw new CriError('notFound', `image ${id} is not in the store`);
+  return image;
+}
