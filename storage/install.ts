@@ -6,7 +6,8 @@ import { syncfsAsync } from '#base/sys.ts';
 import { chainIds, type Digest, digestOf, type ImageId } from './digest.ts';
 import type { Image } from './image.ts';
 import type { ImageNames, ImageStore } from './image-store.ts';
-import type { LayerPlan, LayerStore } from './layer-store.ts';
+import type { LayerStore } from './layer-store.ts';
+import type { LayerPlan } from './layer-unpack.ts';
 import { hostPlatform, parseConfig } from './manifest.ts';
 
 /** An image whose bytes can be had: from a registry or an archive. */

@@ -1,28 +1,17 @@
-import { chmod, mkdir, readdir, readFile, readlink, rename, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readlink, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { orAborted } from '#base/abort.ts';
 import { syncDirectory } from '#base/atomic-file.ts';
 import { isErrno } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
 import type { ChildPool } from './child-pool.ts';
-import { type ChainId, type Digest, hexOf, isDigest } from './digest.ts';
-import type { ListSeal } from './entry-list.ts';
+import { type ChainId, hexOf, isDigest } from './digest.ts';
 import { Flights } from './flight.ts';
-import { JobError, type UnpackJob, type UnpackLimits, type UnpackResult, type VerifyJob, type VerifyResult } from './jobs.ts';
+import type { UnpackLimits, UnpackResult, VerifyJob, VerifyResult } from './jobs.ts';
+import { type LayerRecord, type LayerSize, LIST, RECORD, readRecord } from './layer-record.ts';
+import { type LayerBlob, type LayerPlan, makeDiff, unpackLayer } from './layer-unpack.ts';
 import { mountedLayers, SHORT_NAME_LENGTH } from './mounted.ts';
-import { mountpointIn, type Staging } from './staging.ts';
+import type { Staging } from './staging.ts';
 import type { Trash } from './trash.ts';
-
-export interface LayerSize {
-  /** Content on disk, in bytes. */
-  readonly bytes: number;
-  readonly inodes: number;
-}
-
-interface LayerRecord extends LayerSize {
-  /** Of the list of all that is in it, see `EntryLine`. */
-  readonly seal: ListSeal;
-}
 
 interface LayerStoreParts {
   readonly staging: Staging;
@@ -30,21 +19,6 @@ interface LayerStoreParts {
   readonly unpackers: ChildPool;
   readonly limits: UnpackLimits;
 }
-
-/** A layer to be made. */
-export interface LayerPlan {
-  readonly chainId: ChainId;
-  readonly diffId: Digest;
-  /** Lowest first. */
-  readonly below: readonly ChainId[];
-  /** Resolves when those are in the store. */
-  readonly belowReady: Promise<void>;
-  /** Runs `use` with the layer's blob, which is there for so long. */
-  withBlob<T>(use: (blob: { path: string; unverified: Digest | undefined }) => Promise<T>, signal: AbortSignal): Promise<T>;
-}
-
-const RECORD = 'layer.json';
-const LIST = 'entries';
 
 /**
  * Unpacked layers, each a directory `layers/<chain id>/diff` that no one writes to again. A layer counts only once it has
@@ -213,7 +187,7 @@ export class LayerStore implements AsyncDisposable {
     try {
       await mkdir(path, { mode: 0o700 });
       await makeDiff(diff);
-      const { bytes, inodes, seal } = await plan.withBlob((blob) => this.#unpack(plan, path, blob, signal), signal);
+      const { bytes, inodes, seal } = await plan.withBlob((blob) => this.#unpack(plan, { path, blob, signal }), signal);
       if (seal === undefined) throw new Error(`no list was made of layer ${plan.chainId}`);
       const record: LayerRecord = { bytes: bytes + seal.bytes, inodes, seal };
       await writeFile(join(path, RECORD), JSON.stringify(record));
@@ -230,35 +204,8 @@ export class LayerStore implements AsyncDisposable {
     }
   }
 
-  /**
-   * Unpacks by itself, beside the layers below, which may still be under way. Where the layer turns out to need them
-   * (a hard link into one, a path over a symlink of one), it is unpacked again over a mount of them.
-   */
-  async #unpack(plan: LayerPlan, path: string, blob: { path: string; unverified: Digest | undefined }, signal: AbortSignal): Promise<UnpackResult> {
-    const diff = join(path, 'diff');
-    const list = join(path, LIST);
-    const source = { blob: blob.path, blobDigest: blob.unverified, diffId: plan.diffId };
-    const job: UnpackJob = { op: 'unpack', ...source, dir: diff, mode: 'layer', merge: undefined, list, limits: this.#limits };
-    try {
-      const result = await this.#unpackers.run<UnpackResult>(job, signal);
-      await orAborted(plan.belowReady, signal);
-      if (result.implied.length === 0 || plan.below.length === 0) return result;
-      await this.#unpackers.run({ op: 'settle', dir: diff, implied: result.implied, lower: this.directories(plan.below) }, signal);
-      return result;
-    } catch (err) {
-      if (!(err instanceof JobError) || err.kind !== 'needsLower') throw err;
-    }
-    await orAborted(plan.belowReady, signal);
-    await this.#trash.take(diff);
-    await rm(list, { force: true });
-    await makeDiff(diff);
-    const merge = { lower: await this.shortDirectories(plan.below), work: join(path, 'work'), mountpoint: mountpointIn(path) };
-    await mkdir(merge.work, { mode: 0o700 });
-    await mkdir(merge.mountpoint, { mode: 0o700 });
-    const result = await this.#unpackers.run<UnpackResult>({ ...job, mode: 'merged', merge } satisfies UnpackJob, signal);
-    await this.#trash.take(merge.work);
-    await rmdir(merge.mountpoint);
-    return result;
+  #unpack(plan: LayerPlan, from: { path: string; blob: LayerBlob; signal: AbortSignal }): Promise<UnpackResult> {
+    return unpackLayer({ unpackers: this.#unpackers, trash: this.#trash, limits: this.#limits, stack: this }, plan, from);
   }
 
   get #emptyDir(): string {
@@ -292,20 +239,5 @@ export class LayerStore implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#flights.abortAll(new DOMException('storage is closing', 'AbortError'));
-  }
-}
-
-async function makeDiff(path: string): Promise<void> {
-  await mkdir(path);
-  await chmod(path, 0o755); // the root directory of containers whose layers do not describe it; the umask applies to mkdir
-}
-
-async function readRecord(path: string): Promise<LayerRecord | undefined> {
-  try {
-    const { bytes, inodes, seal } = JSON.parse(await readFile(join(path, RECORD), 'utf8')) as Partial<LayerRecord>;
-    if (![bytes, inodes, seal?.bytes, seal?.crc].every((value) => typeof value === 'number')) return undefined;
-    return { bytes, inodes, seal } as LayerRecord;
-  } catch {
-    return undefined;
   }
 }
