@@ -2,6 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CriError } from '#base/errors.ts';
 import type { ObjectId } from '#base/id.ts';
+import { isAlive, type ProcessIdentity } from '#base/process.ts';
 import { startMonitor } from '../../conmon/conmon.ts';
 import { type Mount, NamespaceMode } from '../../proto/cri.ts';
 import type { Image } from '../../storage/storage.ts';
@@ -23,6 +24,8 @@ import { giveStreams, streamOwner } from './streams.ts';
 import { takeDownContainer } from './take-down.ts';
 
 type Needs = Parts;
+
+const TARGET_FIELD = 'config.linux.security_context.namespace_options.target_id';
 
 export interface ContainerRequest {
   readonly config: ValidContainerConfig;
@@ -69,10 +72,12 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
     const imageSources = await mountImageVolumes(parts.storage, request.imageVolumes, { bundle, userns: sandbox.namespaces.user });
     signal.throwIfAborted();
     flight.stage('writing the OCI spec');
-    const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, { record, rootfs, bundle, imageSources }), of);
+    const holder = pidNamespaceHolder(parts, request);
+    const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, { record, rootfs, bundle, imageSources, holder }), of);
     signal.throwIfAborted();
     flight.stage('creating the container by the OCI runtime');
     const processes = await timed(parts, 'container_create', () => monitor(parts, record, bundle, signal), of);
+    checkHolder(holder);
     const owner = streamOwner(sandbox.config, resolved.user);
     if (owner !== undefined) giveStreams(processes.init.pid, owner);
     flight.stage('writing the record of the container');
@@ -152,24 +157,27 @@ async function planContainer(parts: Needs, { config, fingerprint, sandbox, image
   };
 }
 
+/** What a container's OCI spec is made for and from. */
+interface SpecSurroundings {
+  readonly record: ContainerRecord;
+  readonly rootfs: string;
+  readonly bundle: string;
+  readonly imageSources: ReadonlyMap<number, string>;
+  readonly holder: PidNamespaceHolder | undefined;
+}
+
 async function writeSpec(
   parts: Needs,
   request: ContainerRequest,
-  {
-    record,
-    rootfs,
-    bundle,
-    imageSources,
-  }: { readonly record: ContainerRecord; readonly rootfs: string; readonly bundle: string; readonly imageSources: ReadonlyMap<number, string> },
+  { record, rootfs, bundle, imageSources, holder }: SpecSurroundings,
 ): Promise<{ readonly resolved: ResolvedContainer }> {
   const { config, sandbox, image, pod } = request;
   const { runtime } = parts.config;
-  const pid = joinedPidNamespace(parts, request);
   if (config.mounts.some(({ recursive_read_only, uidMappings }) => recursive_read_only || uidMappings.length > 0)) await parts.tried(record.handler);
   const input: ContainerSpecInput = {
     id: record.id,
     config,
-    sandbox: { ...pod, namespaces: { ...pod.namespaces, ...(pid === undefined ? {} : { pid }) } },
+    sandbox: { ...pod, namespaces: { ...pod.namespaces, ...(holder === undefined ? {} : { pid: `/proc/${holder.init.pid}/ns/pid` }) } },
     image: image.config,
     rootfs,
     cgroupsPath: containerCgroup(runtime.cgroupManager, sandbox.config.linux?.cgroup_parent ?? '', record.id).cgroupsPath,
@@ -207,20 +215,32 @@ async function writeSpec(
   return { resolved };
 }
 
-/** The PID namespace to join: the pod's, held by its pause process, or that of another container (ephemeral containers). */
-function joinedPidNamespace(parts: Needs, { config, sandbox }: ContainerRequest): string | undefined {
+/** The process in whose PID namespace a container is to live. */
+interface PidNamespaceHolder {
+  readonly init: ProcessIdentity;
+  /** For messages. */
+  readonly what: string;
+}
+
+/** The pod's pause process, or another container of it (ephemeral containers); `undefined` where nothing is to be joined. */
+function pidNamespaceHolder(parts: Needs, { config, sandbox }: ContainerRequest): PidNamespaceHolder | undefined {
   const options = config.linux?.security_context?.namespace_options;
   if (options?.pid === NamespaceMode.TARGET) {
-    const field = 'config.linux.security_context.namespace_options.target_id';
     const target = parts.containers.get(options.target_id);
     if (target === undefined || target.sandboxId !== sandbox.id)
-      throw new CriError('invalidArgument', `${field}: "${options.target_id}" is no container of this pod`);
-    if (target.state.name !== 'running') throw new CriError('failedPrecondition', `${field}: container ${target.id} is ${target.state.name}, not running`);
-    return `/proc/${target.state.init.pid}/ns/pid`;
+      throw new CriError('invalidArgument', `${TARGET_FIELD}: "${options.target_id}" is no container of this pod`);
+    if (target.state.name !== 'running')
+      throw new CriError('failedPrecondition', `${TARGET_FIELD}: container ${target.id} is ${target.state.name}, not running`);
+    return { init: target.state.init, what: `${TARGET_FIELD}: container ${target.id}` };
   }
   // POD is also what an absent message means.
   if (options !== undefined && options !== null && options.pid !== NamespaceMode.POD) return undefined;
-  return sandbox.pause === undefined ? undefined : `/proc/${sandbox.pause.init.pid}/ns/pid`;
+  return sandbox.pause === undefined ? undefined : { init: sandbox.pause.init, what: `the pause process of pod sandbox ${sandbox.id}` };
+}
+
+/** The OCI runtime was given a pid, and may have met a later process with it: then the namespace is a stranger's, or the node's. */
+function checkHolder(holder: PidNamespaceHolder | undefined): void {
+  if (holder !== undefined && !isAlive(holder.init)) throw new CriError('failedPrecondition', `${holder.what} has ended, whose PID namespace was to be joined`);
 }
 
 function monitor(parts: Needs, record: ContainerRecord, bundle: string, signal: AbortSignal): ReturnType<typeof startMonitor> {
