@@ -12,11 +12,12 @@ import {
   Signal,
   SupplementalGroupsPolicy,
 } from '../../proto/cri.ts';
+import { removePod, shell } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX, NGINX } from '../support/images.ts';
 import { ensureImage, makeContainer, makePod, type Pod, readLog, runPod } from '../support/pod.ts';
-import { lasting } from '../support/remains.ts';
+import { endEmpty } from '../support/remains.ts';
 import { until } from '../support/wait.ts';
 
 /** An image whose user is 1000, a member of the group 50000. */
@@ -46,13 +47,10 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     await ensureImage(daemon, BUSYBOX);
   });
   afterAll(async () => {
-    await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-    await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
     try {
-      expect(await lasting(daemon)).toEqual([]);
+      await removePod(daemon, podId);
     } finally {
-      await daemon[Symbol.asyncDispose]();
-      rmSync(files, { recursive: true, force: true });
+      await endEmpty(daemon).finally(() => rmSync(files, { recursive: true, force: true }));
     }
   });
 
@@ -73,12 +71,6 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const container_id = await create(change, security);
     await daemon.cri.StartContainer({ container_id });
     return container_id;
-  }
-
-  async function shell(container_id: string, script: string): Promise<string> {
-    const { stdout, stderr, exit_code } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-    expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
-    return stdout.toString().trim();
   }
 
   async function statusOf(container_id: string) {
@@ -128,7 +120,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     expect(await logOf({ command: ['sh', '-c', '[ -t 1 ] || echo "none $TERM"; cat; echo end'] })).toBe('none \nend');
     // with stdin it stays open for whoever attaches: there is no end of file
     const waits = await start({ command: ['sh', '-c', 'cat; echo end'], stdin: true, stdin_once: true });
-    expect(await shell(waits, 'readlink /proc/1/fd/0; cat /proc/1/comm')).toMatch(/^pipe:.*\nsh$/);
+    expect(await shell(daemon, waits, 'readlink /proc/1/fd/0; cat /proc/1/comm')).toMatch(/^pipe:.*\nsh$/);
   });
 
   test(
@@ -224,8 +216,10 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
           { host_path: join(dir, 'missing'), container_path: '/linked/missing' },
         ],
       });
-      expect(await shell(id, 'cat /etc/one-file /linked/file; touch /etc/one-file 2>/dev/null || echo " ro"; touch /linked/new')).toBe('contentcontent ro');
-      expect(await shell(id, 'grep " /linked " /proc/self/mountinfo')).toMatch(/ \/linked rw,nosuid,nodev,noexec/);
+      expect(await shell(daemon, id, 'cat /etc/one-file /linked/file; touch /etc/one-file 2>/dev/null || echo " ro"; touch /linked/new')).toBe(
+        'contentcontent ro',
+      );
+      expect(await shell(daemon, id, 'grep " /linked " /proc/self/mountinfo')).toMatch(/ \/linked rw,nosuid,nodev,noexec/);
       expect(statSync(join(dir, 'missing')).isDirectory()).toBe(true);
       expect(readdirSync(dir)).toContain('new');
       const { mounts } = await statusOf(id);
@@ -249,12 +243,12 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       mountPath('tmpfs', join(shared, 'late'), 'tmpfs');
       try {
         writeFileSync(join(shared, 'late/seen'), '');
-        expect(await shell(isolated, 'ls /tree/late')).toBe('');
-        expect(await shell(slave, 'ls /tree/late')).toBe('seen');
+        expect(await shell(daemon, isolated, 'ls /tree/late')).toBe('');
+        expect(await shell(daemon, slave, 'ls /tree/late')).toBe('seen');
         const { runtime_handlers } = await daemon.cri.Status({});
         const can = runtime_handlers.find(({ name }) => name === '')?.features?.recursive_read_only_mounts;
         const recursive = { mounts: [{ ...tree, readonly: true, recursive_read_only: true }] };
-        if (can === true) expect(await shell(await start(recursive), 'touch /tree/late/x 2>/dev/null || echo ro')).toBe('ro');
+        if (can === true) expect(await shell(daemon, await start(recursive), 'touch /tree/late/x 2>/dev/null || echo ro')).toBe('ro');
         else await expect(create(recursive)).rejects.toThrow('recursive_read_only: not supported by the runtime handler');
       } finally {
         await Promise.all([isolated, slave].map((container_id) => daemon.cri.RemoveContainer({ container_id })));
@@ -280,16 +274,16 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const page = { image: { image: NGINX }, container_path: '/page', image_sub_path: 'usr/share/nginx/html', readonly: true };
     const whole = { image: { image: NGINX }, container_path: '/image', mount_options: ['noexec'] };
     const [first, second] = [await start({ mounts: [page, whole] }), await start({ mounts: [page] })];
-    for (const id of [first, second]) expect(await shell(id, 'cat /page/index.html')).toContain('Welcome to nginx!');
-    expect(await shell(first, 'ls -d /image/usr/sbin/nginx; touch /image/x 2>/dev/null || echo ro; grep -c " /image ro,.*noexec" /proc/self/mountinfo')).toBe(
-      '/image/usr/sbin/nginx\nro\n1',
-    );
+    for (const id of [first, second]) expect(await shell(daemon, id, 'cat /page/index.html')).toContain('Welcome to nginx!');
+    expect(
+      await shell(daemon, first, 'ls -d /image/usr/sbin/nginx; touch /image/x 2>/dev/null || echo ro; grep -c " /image ro,.*noexec" /proc/self/mountinfo'),
+    ).toBe('/image/usr/sbin/nginx\nro\n1');
     const { image } = await daemon.cri.ImageStatus({ image: { image: NGINX } });
     const { mounts } = await statusOf(first);
     const shown = mounts.find(({ container_path }) => container_path === '/page');
     expect(shown).toMatchObject({ readonly: true, image_sub_path: 'usr/share/nginx/html', image: { image: NGINX, image_ref: image?.repo_digests[0] } });
     await daemon.restart(); // the mounts outlive the daemon
-    for (const id of [first, second]) expect(await shell(id, 'cat /page/index.html')).toContain('Welcome to nginx!');
+    for (const id of [first, second]) expect(await shell(daemon, id, 'cat /page/index.html')).toContain('Welcome to nginx!');
     await expect(daemon.cri.RemoveImage({ image: { image: NGINX } })).rejects.toMatchObject({ code: grpc.FAILED_PRECONDITION });
     const refused = (change: object) => create({ mounts: [{ ...page, ...change }] });
     await expect(refused({ image_sub_path: 'not/there' })).rejects.toThrow(
@@ -316,11 +310,11 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
         },
         { run_as_user: { value: '1000' }, run_as_group: { value: '2000' } },
       );
-      expect(await shell(id, 'stat -c %u:%g:%t:%T /dev/my-zero /dev/my-null /dev/all/below/full; head -c 1 /dev/my-zero | wc -c')).toBe(
+      expect(await shell(daemon, id, 'stat -c %u:%g:%t:%T /dev/my-zero /dev/my-null /dev/all/below/full; head -c 1 /dev/my-zero | wc -c')).toBe(
         '1000:2000:1:5\n1000:2000:1:3\n1000:2000:1:7\n1',
       );
       // runtimes allow the usual devices anyway; one beside them is denied what was not asked for
-      expect(await shell(id, 'echo x >/dev/my-null && echo written')).toBe('written');
+      expect(await shell(daemon, id, 'echo x >/dev/my-null && echo written')).toBe('written');
       await expect(create({ devices: [{ host_path: '/dev/not-there', container_path: '/dev/x', permissions: 'r' }] })).rejects.toThrow(
         'config.devices[0].host_path',
       );
@@ -360,9 +354,9 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     );
     const devices = { CDI_devices: [{ name: `${kind}=0` }], annotations: { 'cdi.k8s.io/net': 'vendor.com/net=a' } };
     const id = await start(devices, { run_as_user: { value: '1000' } });
-    expect(await shell(id, 'echo $GPU $GPU0 $NET; cat /driver/lib; touch /driver/x 2>/dev/null || echo " ro"; id -G; stat -c %a:%t:%T:%u /dev/gpu0')).toBe(
-      'all yes a\ndriver ro\n0 777\n660:1:5:1000',
-    );
+    expect(
+      await shell(daemon, id, 'echo $GPU $GPU0 $NET; cat /driver/lib; touch /driver/x 2>/dev/null || echo " ro"; id -G; stat -c %a:%t:%T:%u /dev/gpu0'),
+    ).toBe('all yes a\ndriver ro\n0 777\n660:1:5:1000');
     expect((await statusOf(id)).user?.linux?.supplemental_groups).toEqual(['0', '777']);
     expect(readFileSync(marker, 'utf8')).toBe('gpu0\n');
     await expect(create({ CDI_devices: [{ name: `${kind}=7` }] })).rejects.toMatchObject({
@@ -406,10 +400,14 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     async () => {
       const id = await start({}, { readonly_rootfs: true, masked_paths: ['/proc/version', '/no/such'], readonly_paths: ['/proc/sys', '/no/such'] });
       expect(
-        await shell(id, 'touch /x 2>/dev/null || echo ro; wc -c </proc/version; touch /dev/shm/x && echo shm; grep -c " /proc/sys ro," /proc/self/mountinfo'),
+        await shell(
+          daemon,
+          id,
+          'touch /x 2>/dev/null || echo ro; wc -c </proc/version; touch /dev/shm/x && echo shm; grep -c " /proc/sys ro," /proc/self/mountinfo',
+        ),
       ).toBe('ro\n0\nshm\n1');
       const open = await start({}, { masked_paths: [], readonly_paths: [] });
-      expect(await shell(open, 'head -c 5 /proc/version; grep -c " /proc/sys " /proc/self/mountinfo || true')).toBe('Linux0');
+      expect(await shell(daemon, open, 'head -c 5 /proc/version; grep -c " /proc/sys " /proc/self/mountinfo || true')).toBe('Linux0');
     },
   );
 

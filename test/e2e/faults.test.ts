@@ -5,6 +5,7 @@ import { status } from '@grpc/grpc-js';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest';
 import { mount, umount } from '#base/sys.ts';
 import { ContainerState, PodSandboxState } from '../../proto/cri.ts';
+import { removePod } from '../support/calls.ts';
 import { type Daemon, type Handler, removePods, startDaemon } from '../support/daemon.ts';
 import type { Fault } from '../support/faults.ts';
 import { BUSYBOX } from '../support/images.ts';
@@ -45,8 +46,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     daemon.cri.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod.config });
 
   async function remove(podId: string): Promise<void> {
-    await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-    await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
+    await removePod(daemon, podId);
     expect(await lasting(daemon)).toEqual([]);
   }
 
@@ -368,8 +368,7 @@ describe('a full disk', () => {
     await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId }).catch(() => {});
     await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId }).catch(() => {});
     empty();
-    await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-    await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
+    await removePod(daemon, podId);
     expect(await lasting(daemon)).toEqual([]);
   });
 });

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { ContainerState, NamespaceMode, PodSandboxState } from '../../proto/cri.ts';
+import { containerStatus, exited, removePod, shell } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX, NGINX } from '../support/images.ts';
@@ -19,30 +20,6 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   afterAll(async () => {
     await daemon[Symbol.asyncDispose]();
   });
-
-  async function remove(podId: string): Promise<void> {
-    await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-    await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
-  }
-
-  async function containerStatus(container_id: string) {
-    const { status: found } = await daemon.cri.ContainerStatus({ container_id });
-    if (found === null) throw new Error('ContainerStatus answered without a status');
-    return found;
-  }
-
-  function ended(container_id: string) {
-    return until('the end of the container', async () => {
-      const found = await containerStatus(container_id);
-      return found.state === ContainerState.CONTAINER_EXITED && found;
-    });
-  }
-
-  async function shell(container_id: string, script: string): Promise<string> {
-    const { stdout, stderr, exit_code } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-    expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
-    return stdout.toString().trim();
-  }
 
   test(
     'a pod has its own address, and its status says what the kubelet needs',
@@ -82,7 +59,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       expect((await daemon.cri.ListPodSandbox({ filter: { label_selector: { app: 'other' } } })).items).toEqual([]);
       expect((await daemon.cri.ListPodSandbox({ filter: { id: podId, state: { state: PodSandboxState.SANDBOX_NOTREADY } } })).items).toEqual([]);
 
-      await remove(podId);
+      await removePod(daemon, podId);
       await expect(daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId })).rejects.toMatchObject({ code: status.NOT_FOUND });
     },
   );
@@ -99,21 +76,23 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     ),
     async () => {
       const { pod, podId, containerId, container } = await startPod(daemon);
-      expect(await shell(containerId, 'hostname; cat /etc/hostname')).toBe(`${pod.config.metadata.name}\n${pod.config.metadata.name}`);
-      expect(await shell(containerId, 'cat /etc/resolv.conf')).toBe(
+      expect(await shell(daemon, containerId, 'hostname; cat /etc/hostname')).toBe(`${pod.config.metadata.name}\n${pod.config.metadata.name}`);
+      expect(await shell(daemon, containerId, 'cat /etc/resolv.conf')).toBe(
         'search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5',
       );
-      expect(await shell(containerId, 'cat /etc/hosts')).toContain('Kubernetes-managed');
-      expect(await shell(containerId, 'echo "$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"')).toBe('10.96.0.1:443');
-      expect(await shell(containerId, 'cat /var/run/secrets/kubernetes.io/serviceaccount/token')).toBe('a token');
-      expect(await shell(containerId, 'touch /var/run/secrets/kubernetes.io/serviceaccount/x 2>&1 || true')).toContain('Read-only');
-      expect(await shell(containerId, 'grep -E "^(Seccomp|NoNewPrivs):" /proc/self/status')).toBe('NoNewPrivs:\t0\nSeccomp:\t2');
-      expect(await shell(containerId, 'df -k /dev/shm | tail -n 1 | tr -s " " | cut -d " " -f 2')).toBe('65536');
-      expect(await shell(containerId, 'cat /proc/keys 2>/dev/null | wc -c; echo 1 2>/dev/null >/proc/sys/kernel/domainname || echo denied')).toBe('0\ndenied');
-      expect(await shell(containerId, 'cat /proc/1/comm')).toBe('sleep');
-      expect(await shell(containerId, 'ls /sys/class/net')).toBe('eth0\nlo');
+      expect(await shell(daemon, containerId, 'cat /etc/hosts')).toContain('Kubernetes-managed');
+      expect(await shell(daemon, containerId, 'echo "$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"')).toBe('10.96.0.1:443');
+      expect(await shell(daemon, containerId, 'cat /var/run/secrets/kubernetes.io/serviceaccount/token')).toBe('a token');
+      expect(await shell(daemon, containerId, 'touch /var/run/secrets/kubernetes.io/serviceaccount/x 2>&1 || true')).toContain('Read-only');
+      expect(await shell(daemon, containerId, 'grep -E "^(Seccomp|NoNewPrivs):" /proc/self/status')).toBe('NoNewPrivs:\t0\nSeccomp:\t2');
+      expect(await shell(daemon, containerId, 'df -k /dev/shm | tail -n 1 | tr -s " " | cut -d " " -f 2')).toBe('65536');
+      expect(await shell(daemon, containerId, 'cat /proc/keys 2>/dev/null | wc -c; echo 1 2>/dev/null >/proc/sys/kernel/domainname || echo denied')).toBe(
+        '0\ndenied',
+      );
+      expect(await shell(daemon, containerId, 'cat /proc/1/comm')).toBe('sleep');
+      expect(await shell(daemon, containerId, 'ls /sys/class/net')).toBe('eth0\nlo');
 
-      const found = await containerStatus(containerId);
+      const found = await containerStatus(daemon, containerId);
       const { image } = await daemon.cri.ImageStatus({ image: { image: BUSYBOX } });
       expect(found).toMatchObject({
         metadata: container.metadata,
@@ -131,7 +110,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
 
       const { containers } = await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId, state: { state: ContainerState.CONTAINER_RUNNING } } });
       expect(containers).toMatchObject([{ id: containerId, pod_sandbox_id: podId, metadata: container.metadata, annotations: container.annotations }]);
-      await remove(podId);
+      await removePod(daemon, podId);
       expect((await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId } })).containers).toEqual([]);
     },
   );
@@ -150,7 +129,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
         });
       expect(await page(found?.network?.ip ?? '')).toContain('Welcome to nginx!');
       expect(await page(`127.0.0.1:${host}`)).toContain('Welcome to nginx!');
-      await remove(podId);
+      await removePod(daemon, podId);
     },
   );
 
@@ -159,10 +138,10 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const { status: found } = await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId });
     expect(found?.linux?.namespaces?.options?.network).toBe(NamespaceMode.NODE);
     expect(found?.network?.ip ?? '').toBe('');
-    expect(await shell(containerId, 'hostname')).toBe(hostname());
-    expect(await shell(containerId, 'cat /etc/resolv.conf')).toBe('search example.net\nnameserver 192.0.2.53');
-    expect(await shell(containerId, 'ls /sys/class/net')).toContain(daemon.network);
-    await remove(podId);
+    expect(await shell(daemon, containerId, 'hostname')).toBe(hostname());
+    expect(await shell(daemon, containerId, 'cat /etc/resolv.conf')).toBe('search example.net\nnameserver 192.0.2.53');
+    expect(await shell(daemon, containerId, 'ls /sys/class/net')).toContain(daemon.network);
+    await removePod(daemon, podId);
   });
 
   test(
@@ -170,8 +149,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     proves('NamespaceOption.pid', 'LinuxContainerSecurityContext.namespace_options'),
     async () => {
       const { podId, containerId } = await startPod(daemon, { shareProcessNamespace: true });
-      expect(await shell(containerId, 'cat /proc/1/comm; cat /proc/[0-9]*/comm')).toMatch(/^(catatonit|pause)\n[\s\S]*sleep/);
-      await remove(podId);
+      expect(await shell(daemon, containerId, 'cat /proc/1/comm; cat /proc/[0-9]*/comm')).toMatch(/^(catatonit|pause)\n[\s\S]*sleep/);
+      await removePod(daemon, podId);
     },
   );
 
@@ -181,17 +160,17 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     { script: 'x=$(head -c 200000000 /dev/zero | tr "\\0" x); echo $x | wc -c', exit_code: 137, reason: 'OOMKilled' },
   ])('a container that ran "$script" is EXITED with $exit_code, $reason', async ({ script, exit_code, reason }) => {
     const { podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', script] });
-    const found = await ended(containerId);
+    const found = await exited(daemon, containerId);
     expect(found).toMatchObject({ exit_code, reason });
     expect(BigInt(found.started_at)).toBeGreaterThan(BigInt(found.created_at));
     expect(BigInt(found.finished_at)).toBeGreaterThan(BigInt(found.started_at));
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   test('the log has every line of both streams, and partial ones', async () => {
     const script = `echo out; echo err >&2; echo; printf 'no newline'; head -c 40000 /dev/zero | tr '\\0' x; echo`;
     const { podId, containerId, logPath } = await startPod(daemon, {}, { command: ['sh', '-c', script] });
-    await ended(containerId);
+    await exited(daemon, containerId);
     const lines = readLog(logPath);
     const ofStream = (stream: string) =>
       lines
@@ -201,7 +180,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     expect(ofStream('stderr')).toBe('err\n');
     expect(ofStream('stdout')).toBe(`out\n\nno newline${'x'.repeat(40_000)}\n`);
     expect(lines.every(({ time }) => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(Z|[+-]\d\d:\d\d)$/.test(time))).toBe(true);
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   test('ReopenContainerLog() follows a rotation, and loses nothing where there was none', async () => {
@@ -218,7 +197,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const numbers = [...readLog(`${logPath}.20260101-000000`), ...readLog(logPath)].map(({ text }) => Number(text));
     expect(numbers).toEqual(numbers.map((_number, index) => index + 1));
     await expect(daemon.cri.ReopenContainerLog({ container_id: containerId })).rejects.toMatchObject({ code: status.FAILED_PRECONDITION });
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   describe('ExecSync()', () => {
@@ -227,7 +206,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     beforeAll(async () => {
       ({ podId, containerId } = await startPod(daemon));
     });
-    afterAll(() => remove(podId));
+    afterAll(() => removePod(daemon, podId));
 
     test('gives both streams and the exit code', async () => {
       const answer = await daemon.cri.ExecSync({ container_id: containerId, cmd: ['sh', '-c', 'echo out; echo err >/dev/stderr; exit 42'] });
@@ -243,7 +222,11 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       const script = 'sleep 9001 & (setsid sh -c "sleep 9002" &) ; (sh -c "sleep 9003 &" &); sleep 9004';
       const asked = daemon.cri.ExecSync({ container_id: containerId, cmd: ['sh', '-c', script], timeout: '1' });
       await expect(asked).rejects.toMatchObject({ code: status.DEADLINE_EXCEEDED });
-      const left = await shell(containerId, 'for f in /proc/[0-9]*/cmdline; do tr "\\0" " " <$f 2>/dev/null; echo; done | grep -E "^sleep 900[134]" || true');
+      const left = await shell(
+        daemon,
+        containerId,
+        'for f in /proc/[0-9]*/cmdline; do tr "\\0" " " <$f 2>/dev/null; echo; done | grep -E "^sleep 900[134]" || true',
+      );
       expect(left).toBe('');
     });
 
@@ -259,16 +242,16 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     test("sends the image's stop signal and lets the container end", async () => {
       const { podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', 'trap "exit 5" TERM; while true; do sleep 0.1; done'] });
       await daemon.cri.StopContainer({ container_id: containerId, timeout: '60' });
-      expect(await containerStatus(containerId)).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 5 });
+      expect(await containerStatus(daemon, containerId)).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 5 });
       await daemon.cri.StopContainer({ container_id: containerId, timeout: '60' });
-      await remove(podId);
+      await removePod(daemon, podId);
     });
 
     test('kills after the grace period', async () => {
       const { podId, containerId } = await startPod(daemon, {}, { command: stubborn });
       await daemon.cri.StopContainer({ container_id: containerId, timeout: '1' });
-      expect(await containerStatus(containerId)).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 137 });
-      await remove(podId);
+      expect(await containerStatus(daemon, containerId)).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 137 });
+      await removePod(daemon, podId);
     });
 
     test('is shortened by a later call with a shorter timeout', async () => {
@@ -276,8 +259,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       const long = daemon.cri.StopContainer({ container_id: containerId, timeout: '600' }, { deadlineMs: 700_000 });
       await daemon.cri.StopContainer({ container_id: containerId, timeout: '0' });
       await long;
-      expect(await containerStatus(containerId)).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 137 });
-      await remove(podId);
+      expect(await containerStatus(daemon, containerId)).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 137 });
+      await removePod(daemon, podId);
     });
 
     test('succeeds for ids that are not there, as the other verbs that take away do', async () => {
@@ -296,15 +279,15 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     await daemon.cri.RemoveContainer({ container_id: containerId });
     await expect(daemon.cri.ContainerStatus({ container_id: containerId })).rejects.toMatchObject({ code: status.NOT_FOUND });
     expect(readLog(logPath).map(({ text }) => text)).toEqual(['hello']);
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   test('the termination message is in the file that the kubelet reads', async () => {
     const { podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', 'echo "last words" >/dev/termination-log; exit 1'] });
-    const found = await ended(containerId);
+    const found = await exited(daemon, containerId);
     const mount = found.mounts.find(({ container_path }) => container_path === '/dev/termination-log');
     expect(readFileSync(mount?.host_path ?? '', 'utf8')).toBe('last words\n');
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   test('a program that is not there is an error with its name, and the pod can be used after it', async () => {
@@ -320,8 +303,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const { containers } = await daemon.cri.ListContainers({ filter: { pod_sandbox_id: podId } });
     expect(containers.filter(({ state }) => state !== ContainerState.CONTAINER_EXITED)).toEqual([]);
     const { containerId } = await startContainer(daemon, pod, podId, { attempt: 1 });
-    expect((await containerStatus(containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
-    await remove(podId);
+    expect((await containerStatus(daemon, containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
+    await removePod(daemon, podId);
   });
 
   test(
@@ -339,14 +322,16 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
         return container_id;
       };
       const user = await run('user', { run_as_user: { value: '1000' }, run_as_group: { value: '2000' }, supplemental_groups: ['3000'], no_new_privs: true });
-      expect(await shell(user, 'id -u; id -g; id -G; grep NoNewPrivs /proc/self/status')).toBe('1000\n2000\n2000 3000\nNoNewPrivs:\t1');
-      expect((await containerStatus(user)).user?.linux).toMatchObject({ uid: '1000', gid: '2000' });
+      expect(await shell(daemon, user, 'id -u; id -g; id -G; grep NoNewPrivs /proc/self/status')).toBe('1000\n2000\n2000 3000\nNoNewPrivs:\t1');
+      expect((await containerStatus(daemon, user)).user?.linux).toMatchObject({ uid: '1000', gid: '2000' });
       const frozen = await run('frozen', { readonly_rootfs: true });
-      expect(await shell(frozen, 'touch /x 2>&1 || true')).toContain('Read-only');
+      expect(await shell(daemon, frozen, 'touch /x 2>&1 || true')).toContain('Read-only');
       const privileged = await run('privileged', { privileged: true });
-      expect(await shell(privileged, 'cd /proc/sys/net/ipv4; echo "$(cat ip_forward)" >ip_forward; grep Seccomp: /proc/self/status')).toBe('Seccomp:\t0');
-      expect(await shell(privileged, 'ls /dev/kmsg')).toBe('/dev/kmsg');
-      await remove(podId);
+      expect(await shell(daemon, privileged, 'cd /proc/sys/net/ipv4; echo "$(cat ip_forward)" >ip_forward; grep Seccomp: /proc/self/status')).toBe(
+        'Seccomp:\t0',
+      );
+      expect(await shell(daemon, privileged, 'ls /dev/kmsg')).toBe('/dev/kmsg');
+      await removePod(daemon, podId);
     },
   );
 
@@ -366,7 +351,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     expect(podStats?.linux?.network?.default_interface?.name).toBe('eth0');
     expect(Number(podStats?.linux?.memory?.working_set_bytes?.value)).toBeGreaterThan(0);
     expect(Number(podStats?.linux?.process?.process_count?.value)).toBeGreaterThan(0);
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   test('images are pulled by tag and by digest, listed, and removed with all their names', async () => {
@@ -395,14 +380,14 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
 
   test('sysctls of the pod are set in it', proves('LinuxPodSandboxConfig.sysctls'), async () => {
     const { podId, containerId } = await startPod(daemon, { sysctls: { 'net.ipv4.ip_unprivileged_port_start': '80', 'kernel.shm_rmid_forced': '1' } });
-    expect(await shell(containerId, 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced')).toBe('80\n1');
-    await remove(podId);
+    expect(await shell(daemon, containerId, 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced')).toBe('80\n1');
+    await removePod(daemon, podId);
   });
 
   test('a hosts file that the container writes to is the pod file itself', async () => {
     const { pod, podId, containerId } = await startPod(daemon);
     writeFileSync(join(pod.directory, 'etc-hosts'), '127.0.0.1 changed\n');
-    expect(await shell(containerId, 'cat /etc/hosts')).toBe('127.0.0.1 changed');
-    await remove(podId);
+    expect(await shell(daemon, containerId, 'cat /etc/hosts')).toBe('127.0.0.1 changed');
+    await removePod(daemon, podId);
   });
 });

@@ -7,6 +7,7 @@ import { run } from '#base/exec.ts';
 import { MNT, umount } from '#base/sys.ts';
 import { Protocol } from '../../proto/cri.ts';
 import { parseMountInfo } from '../../server/oci/mount-info.ts';
+import { removePod } from '../support/calls.ts';
 import { berthCommand, type Daemon, removePods, startDaemon } from '../support/daemon.ts';
 import { BUSYBOX } from '../support/images.ts';
 import { subnetOf } from '../support/mark.ts';
@@ -61,8 +62,7 @@ async function stop(podId: string): Promise<void> {
 }
 
 async function remove(podId: string): Promise<void> {
-  await stop(podId);
-  await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
+  await removePod(daemon, podId);
   expect(await lasting(daemon)).toEqual([]);
 }
 

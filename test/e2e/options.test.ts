@@ -4,22 +4,13 @@ import { join } from 'node:path';
 import { describe, expect, inject, test } from 'vitest';
 import { CommandError, run } from '#base/exec.ts';
 import { ContainerState } from '../../proto/cri.ts';
-import { berthCommand, type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
+import { removePod, shell } from '../support/calls.ts';
+import { berthCommand, type Handler, startDaemon } from '../support/daemon.ts';
 import { BUSYBOX, PAUSE, writeArchive } from '../support/images.ts';
 import { makePod, runPod, startContainer, startPod } from '../support/pod.ts';
 import { lives, processesOf } from '../support/processes.ts';
 import { lasting } from '../support/remains.ts';
 import { findTool } from '../support/tool.ts';
-
-async function shell({ cri }: Daemon, container_id: string, script: string): Promise<string> {
-  const { stdout } = await cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-  return stdout.toString().trim();
-}
-
-async function remove({ cri }: Daemon, pod_sandbox_id: string): Promise<void> {
-  await cri.StopPodSandbox({ pod_sandbox_id });
-  await cri.RemovePodSandbox({ pod_sandbox_id });
-}
 
 function berth(...args: readonly string[]): Promise<{ readonly stdout: string; readonly stderr: string }> {
   const [file, ...first] = berthCommand();
@@ -34,11 +25,11 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     expect(await shell(daemon, containerId, 'ls /sys/class/net')).toBe('eth0\nlo');
     await daemon.restart();
     expect((await daemon.cri.ListPodSandbox()).items).toMatchObject([{ id: podId, state: 0 }]);
-    await remove(daemon, podId);
+    await removePod(daemon, podId);
 
     const shared = await startPod(daemon, { shareProcessNamespace: true });
     expect(lives(processesOf(daemon, shared.podId).init)).toBe(true);
-    await remove(daemon, shared.podId);
+    await removePod(daemon, shared.podId);
     expect(await lasting(daemon)).toEqual([]);
   });
 
@@ -48,7 +39,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     expect(await shell(daemon, containerId, 'cat /proc/1/comm')).toBe('pause');
     const { image } = await daemon.cri.ImageStatus({ image: { image: PAUSE } });
     expect(image?.pinned).toBe(true);
-    await remove(daemon, podId);
+    await removePod(daemon, podId);
     expect(await lasting(daemon)).toEqual([]);
   });
 });
@@ -68,7 +59,7 @@ test.skipIf(newRunc === undefined || cpus().length < 2)('exec_cpu_affinity keeps
   const allowed = (pid: string) => shell(daemon, containerId, `grep Cpus_allowed_list: /proc/${pid}/status`);
   expect(await allowed('1')).toBe('Cpus_allowed_list:\t0-1');
   expect(await allowed('self')).toBe('Cpus_allowed_list:\t0');
-  await remove(daemon, podId);
+  await removePod(daemon, podId);
   expect(await lasting(daemon)).toEqual([]);
 });
 

@@ -1,12 +1,13 @@
 import { readFileSync, readlinkSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { NamespaceMode, Protocol, SupplementalGroupsPolicy } from '../../proto/cri.ts';
+import { removePod, shell } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX, NGINX } from '../support/images.ts';
 import { ensureImage, makeContainer, makePod, runPod, startContainer, startPod } from '../support/pod.ts';
 import { processesOf } from '../support/processes.ts';
-import { lasting } from '../support/remains.ts';
+import { endEmpty } from '../support/remains.ts';
 import { until } from '../support/wait.ts';
 
 describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
@@ -15,24 +16,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   beforeAll(async () => {
     daemon = await startDaemon({ handler, registry: inject('registry') });
   });
-  afterAll(async () => {
-    try {
-      expect(await lasting(daemon)).toEqual([]);
-    } finally {
-      await daemon[Symbol.asyncDispose]();
-    }
-  });
-
-  async function shell(container_id: string, script: string): Promise<string> {
-    const { stdout, stderr, exit_code } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-    expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
-    return stdout.toString().trim();
-  }
-
-  async function remove(pod_sandbox_id: string): Promise<void> {
-    await daemon.cri.StopPodSandbox({ pod_sandbox_id });
-    await daemon.cri.RemovePodSandbox({ pod_sandbox_id });
-  }
+  afterAll(() => endEmpty(daemon));
 
   test(
     "the pod's own process is the user that the pod names, on a root that nobody can write to",
@@ -53,7 +37,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
         expect(status).toMatch(/^Gid:\t2345\t/m);
         expect(/^Groups:\t(.*?) *$/m.exec(status)?.[1]?.split(' ').sort()).toEqual(['2345', '3456']);
         expect(readFileSync(`/proc/${init}/mountinfo`, 'utf8')).toMatch(/ \/ ro[, ]/);
-        await remove(podId);
+        await removePod(daemon, podId);
       }
       const security = { supplemental_groups_policy: 9 as SupplementalGroupsPolicy };
       await expect(runPod(daemon, makePod(daemon, { security }))).rejects.toThrow('config.linux.security_context.supplemental_groups_policy: 9 is no policy');
@@ -64,12 +48,12 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   test("a pod has an ipc namespace of its own, or the node's", proves('NamespaceOption.ipc'), async () => {
     const own = readlinkSync('/proc/self/ns/ipc');
     const plain = await startPod(daemon);
-    expect(await shell(plain.containerId, 'readlink /proc/self/ns/ipc')).not.toBe(own);
-    await remove(plain.podId);
+    expect(await shell(daemon, plain.containerId, 'readlink /proc/self/ns/ipc')).not.toBe(own);
+    await removePod(daemon, plain.podId);
     const options = { network: NamespaceMode.POD, pid: NamespaceMode.CONTAINER, ipc: NamespaceMode.NODE };
     const shared = await startPod(daemon, { security: { namespace_options: options } });
-    expect(await shell(shared.containerId, 'readlink /proc/self/ns/ipc')).toBe(own);
-    await remove(shared.podId);
+    expect(await shell(daemon, shared.containerId, 'readlink /proc/self/ns/ipc')).toBe(own);
+    await removePod(daemon, shared.podId);
   });
 
   test('a container for debugging sees the processes of its target', proves('NamespaceOption.target_id'), async () => {
@@ -83,11 +67,11 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     };
     const debug = await create('debug', containerId);
     await daemon.cri.StartContainer({ container_id: debug });
-    expect(await shell(debug, 'tr "\\0" " " </proc/1/cmdline; [ $$ -ne 1 ] && readlink /proc/1/ns/pid')).toBe(
-      `sleep 10000 ${await shell(containerId, 'readlink /proc/1/ns/pid')}`,
+    expect(await shell(daemon, debug, 'tr "\\0" " " </proc/1/cmdline; [ $$ -ne 1 ] && readlink /proc/1/ns/pid')).toBe(
+      `sleep 10000 ${await shell(daemon, containerId, 'readlink /proc/1/ns/pid')}`,
     );
     await expect(create('astray', '0'.repeat(64))).rejects.toThrow(/namespace_options\.target_id: "0+" is no container of this pod/);
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   test('a host port listens at the address that it names', proves('PortMapping.host_ip'), async () => {
@@ -100,6 +84,6 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const page = (address: string) => fetch(`http://${address}:${host_port}/`).then((response) => response.text());
     expect(await until('an answer', () => page('127.0.0.1').catch(() => undefined))).toContain('Welcome to nginx!');
     await expect(page(`${daemon.subnet}.1`)).rejects.toThrow();
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 });

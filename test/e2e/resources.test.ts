@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { ContainerState } from '../../proto/cri.ts';
+import { containerStatus, exited, shell } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX } from '../support/images.ts';
@@ -24,21 +25,7 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
   });
 
   const initOf = (id: string): number => processesOf(daemon, id).init;
-  const containerStatus = async (container_id: string) => {
-    const { status: found } = await daemon.cri.ContainerStatus({ container_id });
-    if (found === null) throw new Error('ContainerStatus answered without a status');
-    return found;
-  };
-  const resourcesOf = async (id: string) => (await containerStatus(id)).resources?.linux;
-  const shell = async (container_id: string, script: string): Promise<string> => {
-    const { stdout } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-    return stdout.toString().trim();
-  };
-  const ended = (id: string) =>
-    until('the end of the container', async () => {
-      const found = await containerStatus(id);
-      return found.state === ContainerState.CONTAINER_EXITED && found;
-    });
+  const resourcesOf = async (id: string) => (await containerStatus(daemon, id)).resources?.linux;
   const scoreOf = (pid: number | string): number => Number(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8'));
   const all = {
     cpu_period: '50000',
@@ -130,7 +117,7 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
     );
     const pid = initOf(containerId);
     const children = await until('its children', async () => {
-      const found = (await shell(containerId, 'pidof sleep')).split(' ');
+      const found = (await shell(daemon, containerId, 'pidof sleep || true')).split(' ');
       return found.length === 2 && found;
     });
     expect(children).toHaveLength(2);
@@ -144,14 +131,14 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
     expect(cgroupFile(pid, 'hugetlb.2MB.limit_in_bytes')).toBe(String(4 * MIB));
     expect(scoreOf(pid)).toBe(500);
     // children have it too, but for the one that chose its own
-    expect(await shell(containerId, 'for pid in $(pidof sleep); do cat /proc/$pid/oom_score_adj; done | sort')).toBe('500\n700');
+    expect(await shell(daemon, containerId, 'for pid in $(pidof sleep); do cat /proc/$pid/oom_score_adj; done | sort')).toBe('500\n700');
     const now = { ...all, memory_limit_in_bytes: String(128 * MIB), memory_swap_limit_in_bytes: '0' };
     expect(await resourcesOf(containerId)).toMatchObject(now);
     await daemon.restart();
     expect(await resourcesOf(containerId)).toMatchObject(now);
     await daemon.cri.UpdateContainerResources({ container_id: containerId, linux: { cpu_quota: '-1' }, annotations: { 'a/b': 'c' } });
     expect(limitsOf(pid)).toMatchObject({ quota: 'none', period: '50000', memory: String(128 * MIB) });
-    expect((await containerStatus(containerId)).annotations).not.toHaveProperty('a/b');
+    expect((await containerStatus(daemon, containerId)).annotations).not.toHaveProperty('a/b');
   });
 
   test('UpdateContainerResources works on a container that is not started yet, and not on one that has ended', async () => {
@@ -166,7 +153,7 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
     await daemon.cri.StartContainer({ container_id });
     expect(limitsOf(initOf(container_id))).toMatchObject({ memory: String(80 * MIB), shares: '102' });
     expect(scoreOf(initOf(container_id))).toBe(123);
-    await ended(containerId);
+    await exited(daemon, containerId);
     await expect(daemon.cri.UpdateContainerResources({ container_id: containerId, linux: { cpu_shares: '300' } })).rejects.toMatchObject({
       code: status.FAILED_PRECONDITION,
       message: expect.stringContaining('is exited'),
@@ -245,7 +232,7 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
       message: expect.stringContaining('linux.memory_limit_in_bytes: "16777216" is below'),
     });
     expect(limitsOf(initOf(containerId)).memory).toBe(String(64 * MIB));
-    expect((await containerStatus(containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
+    expect((await containerStatus(daemon, containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
   });
 
   test(
@@ -282,7 +269,7 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
     const limit = 24 * MIB;
     const resources = { memory_limit_in_bytes: String(limit) };
     const { containerId } = await startPod(daemon, {}, { command: ['tail', '/dev/zero'], resources });
-    const found = await ended(containerId);
+    const found = await exited(daemon, containerId);
     expect(found).toMatchObject({
       exit_code: 137,
       reason: 'OOMKilled',
@@ -294,9 +281,9 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
   test('a child that ran out of memory counts when the container fails, and not when it ends well', async () => {
     const resources = { memory_limit_in_bytes: String(24 * MIB) };
     const { pod, podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', `${hungry}; echo went on; exit 0`], resources });
-    expect(await ended(containerId)).toMatchObject({ exit_code: 0, reason: 'Completed', message: '' });
+    expect(await exited(daemon, containerId)).toMatchObject({ exit_code: 0, reason: 'Completed', message: '' });
     const failing = await startContainer(daemon, pod, podId, { name: 'failing', command: ['sh', '-c', `${hungry}; exit 3`], resources });
-    expect(await ended(failing.containerId)).toMatchObject({ exit_code: 3, reason: 'OOMKilled' });
+    expect(await exited(daemon, failing.containerId)).toMatchObject({ exit_code: 3, reason: 'OOMKilled' });
   });
 
   test("the pod's limit kills one container, and the others are not said to be out of memory", async () => {
@@ -304,13 +291,13 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
     const cgroup = join(cgroupOf(initOf(containerId), 'memory'), '..');
     writeFileSync(join(cgroup, 'memory.limit_in_bytes'), String(32 * MIB)); // as the kubelet does
     const hog = await startContainer(daemon, pod, podId, { name: 'hog', command: ['tail', '/dev/zero'], resources: { oom_score_adj: '1000' } });
-    expect(await ended(hog.containerId)).toMatchObject({
+    expect(await exited(daemon, hog.containerId)).toMatchObject({
       exit_code: 137,
       reason: 'OOMKilled',
       message: expect.stringContaining(`the pod's memory limit of ${32 * MIB} bytes was reached (peak `),
     });
     await daemon.cri.StopContainer({ container_id: containerId, timeout: '20' });
-    expect(await ended(containerId)).toMatchObject({ exit_code: 9, reason: 'Error', message: '' });
+    expect(await exited(daemon, containerId)).toMatchObject({ exit_code: 9, reason: 'Error', message: '' });
   });
 
   test('an end for want of memory while the daemon is away is known after it', async () => {
@@ -324,6 +311,10 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
     writeFileSync(`/proc/${init}/root/go`, '');
     await until('its end', () => !existsSync(`/proc/${init}/root/go`));
     await daemon.start();
-    expect(await ended(containerId)).toMatchObject({ exit_code: 137, reason: 'OOMKilled', message: expect.stringContaining("the container's memory limit") });
+    expect(await exited(daemon, containerId)).toMatchObject({
+      exit_code: 137,
+      reason: 'OOMKilled',
+      message: expect.stringContaining("the container's memory limit"),
+    });
   });
 });

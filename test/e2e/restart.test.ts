@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, inject, test } from 'vitest';
 import { run } from '#base/exec.ts';
 import { umount } from '#base/sys.ts';
 import { ContainerState, PodSandboxState } from '../../proto/cri.ts';
+import { containerStatus, exited, removePod } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { BUSYBOX } from '../support/images.ts';
 import { ensureImage, makeContainer, makePod, type Pod, type RunningPod, readLog, runPod, startContainer, startPod } from '../support/pod.ts';
@@ -30,25 +31,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     await daemon[Symbol.asyncDispose]();
   });
 
-  async function containerStatus(container_id: string) {
-    const { status } = await daemon.cri.ContainerStatus({ container_id });
-    if (status === null) throw new Error('ContainerStatus answered without a status');
-    return status;
-  }
-
-  const exited = (container_id: string) =>
-    until('the end of the container', async () => {
-      const status = await containerStatus(container_id);
-      return status.state === ContainerState.CONTAINER_EXITED && status;
-    });
-
   async function podState(pod_sandbox_id: string): Promise<PodSandboxState | undefined> {
     return (await daemon.cri.PodSandboxStatus({ pod_sandbox_id })).status?.state;
-  }
-
-  async function remove(podId: string): Promise<void> {
-    await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-    await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
   }
 
   test('after SIGKILL all 20 pods are as they were, and what ended meanwhile has its code and time', async () => {
@@ -58,7 +42,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       started.push(...(await Promise.all(five)));
     }
     const before = { pods: (await daemon.cri.ListPodSandbox()).items, containers: (await daemon.cri.ListContainers()).containers };
-    const statuses = new Map(await Promise.all(started.map(async ({ containerId }) => [containerId, await containerStatus(containerId)] as const)));
+    const statuses = new Map(await Promise.all(started.map(async ({ containerId }) => [containerId, await containerStatus(daemon, containerId)] as const)));
     const addresses = await Promise.all(started.map(async ({ podId }) => (await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId })).status?.network?.ip));
 
     await daemon.kill('SIGKILL');
@@ -76,12 +60,12 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       before.containers.map((container) => (ended.has(container.id) ? { ...container, state: ContainerState.CONTAINER_EXITED } : container)),
     );
     for (const [index, { containerId }] of ending.entries()) {
-      const status = await containerStatus(containerId);
+      const status = await containerStatus(daemon, containerId);
       expect(status).toMatchObject({ state: ContainerState.CONTAINER_EXITED, exit_code: 10 + index, reason: 'Error' });
       expect(BigInt(status.finished_at)).toBeGreaterThan(killedAt - 50_000_000n); // the kernel's clock for files is some ms behind
       expect(BigInt(status.finished_at)).toBeLessThan(endedAt);
     }
-    for (const { containerId } of started.slice(5)) expect(await containerStatus(containerId)).toEqual(statuses.get(containerId));
+    for (const { containerId } of started.slice(5)) expect(await containerStatus(daemon, containerId)).toEqual(statuses.get(containerId));
     expect(await Promise.all(started.map(async ({ podId }) => (await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId })).status?.network?.ip))).toEqual(
       addresses,
     );
@@ -96,7 +80,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       const numbers = [...readLog(`${logPath}.1`), ...readLog(logPath)].map(({ text }) => Number(text));
       expect(numbers).toEqual(numbers.map((_number, index) => index + 1));
     }
-    await Promise.all(started.map(({ podId }) => remove(podId)));
+    await Promise.all(started.map(({ podId }) => removePod(daemon, podId)));
     expect(await lasting(daemon)).toEqual([]);
   });
 
@@ -104,18 +88,18 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const running = await startPod(daemon, {}, { command: waiting(3) });
     await daemon.restart();
     letGo(running);
-    expect(await exited(running.containerId)).toMatchObject({ exit_code: 3, reason: 'Error' });
+    expect(await exited(daemon, running.containerId)).toMatchObject({ exit_code: 3, reason: 'Error' });
   });
 
   test('a container whose monitor is killed ends, and says why', async () => {
     const { podId, containerId } = await startPod(daemon);
     const { init, monitor } = processesOf(daemon, containerId);
     process.kill(monitor, 'SIGKILL');
-    const status = await exited(containerId);
+    const status = await exited(daemon, containerId);
     expect(status.exit_code).not.toBe(0);
     expect(status.message).toMatch(/monitor/);
     expect(lives(init)).toBe(false);
-    await remove(podId);
+    await removePod(daemon, podId);
     expect(await lasting(daemon)).toEqual([]);
   });
 
@@ -124,8 +108,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const { init, monitor } = processesOf(daemon, containerId);
     process.kill(monitor, 'SIGKILL');
     process.kill(init, 'SIGKILL');
-    expect((await exited(containerId)).exit_code).not.toBe(0);
-    await remove(podId);
+    expect((await exited(daemon, containerId)).exit_code).not.toBe(0);
+    await removePod(daemon, podId);
     expect(await lasting(daemon)).toEqual([]);
   });
 
@@ -137,8 +121,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     process.kill(init, 'SIGKILL');
     await until('their end', () => !lives(init));
     await daemon.start();
-    expect((await exited(containerId)).exit_code).not.toBe(0);
-    await remove(podId);
+    expect((await exited(daemon, containerId)).exit_code).not.toBe(0);
+    await removePod(daemon, podId);
     expect(await lasting(daemon)).toEqual([]);
   });
 
@@ -148,7 +132,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     if (which === 'init') await until('the pod is not ready', async () => (await podState(podId)) === PodSandboxState.SANDBOX_NOTREADY);
     await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
     expect(await podState(podId)).toBe(PodSandboxState.SANDBOX_NOTREADY);
-    expect((await containerStatus(containerId)).state).toBe(ContainerState.CONTAINER_EXITED);
+    expect((await containerStatus(daemon, containerId)).state).toBe(ContainerState.CONTAINER_EXITED);
     await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
     expect(await lasting(daemon)).toEqual([]);
   });
@@ -156,25 +140,25 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   test('after a reboot pods are not ready, containers have ended, and all can be cleared and made anew', async () => {
     const { pod, podId, containerId } = await startPod(daemon);
     const done = await startContainer(daemon, pod, podId, { name: 'done', command: ['sh', '-c', 'exit 4'] });
-    await exited(done.containerId);
+    await exited(daemon, done.containerId);
     await daemon.kill('SIGKILL');
     await pretendReboot(daemon);
     await daemon.start();
 
     expect((await daemon.cri.ListPodSandbox()).items).toMatchObject([{ id: podId, state: PodSandboxState.SANDBOX_NOTREADY, labels: pod.config.labels }]);
-    const lost = await containerStatus(containerId);
+    const lost = await containerStatus(daemon, containerId);
     expect(lost).toMatchObject({ state: ContainerState.CONTAINER_EXITED, labels: { 'io.kubernetes.container.name': 'main' } });
     expect(lost.exit_code).not.toBe(0);
     expect(lost.finished_at).not.toBe('0');
-    expect(await containerStatus(done.containerId)).toMatchObject({ exit_code: 4, reason: 'Error' });
+    expect(await containerStatus(daemon, done.containerId)).toMatchObject({ exit_code: 4, reason: 'Error' });
 
     await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
     const again = await startPod(daemon, { name: pod.config.metadata.name, uid: pod.config.metadata.uid, attempt: 1 }, { attempt: 1 });
     await daemon.cri.RemoveContainer({ container_id: containerId });
     await daemon.cri.RemoveContainer({ container_id: done.containerId });
-    await remove(podId);
+    await removePod(daemon, podId);
     expect((await daemon.cri.ListPodSandbox()).items.map(({ id }) => id)).toEqual([again.podId]);
-    await remove(again.podId);
+    await removePod(daemon, again.podId);
     expect(await lasting(daemon)).toEqual([]);
   });
 
@@ -198,7 +182,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       expect((await daemon.cri.ListPodSandbox()).items).toEqual([]);
       expect(await lasting(daemon)).toEqual([]);
       const { containerId } = await startContainer(daemon, pod, await runPod(daemon, pod));
-      expect((await containerStatus(containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
+      expect((await containerStatus(daemon, containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
     });
   });
 
@@ -221,7 +205,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     await until('nothing of the container', async () => (await remains(daemon)).length === before.length);
     expect(await remains(daemon)).toEqual(before);
     const { containerId } = await startContainer(daemon, pod, podId);
-    expect((await containerStatus(containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
+    expect((await containerStatus(daemon, containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
   });
 
   test('SIGKILL during StartContainer leaves a container whose state is true', async () => {
@@ -238,10 +222,10 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const { init } = processesOf(daemon, container_id);
     await until('the start', () => readFileSync(`/proc/${init}/comm`, 'utf8').trim() === 'sleep');
     await daemon.start();
-    const status = await containerStatus(container_id);
+    const status = await containerStatus(daemon, container_id);
     expect(status.state).toBe(ContainerState.CONTAINER_RUNNING);
     expect(BigInt(status.started_at)).toBeGreaterThan(0n);
-    await remove(podId);
+    await removePod(daemon, podId);
     expect(await lasting(daemon)).toEqual([]);
   });
 
@@ -259,7 +243,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     daemon.faults.clear();
     await daemon.start();
     expect(await podState(podId)).toBe(PodSandboxState.SANDBOX_NOTREADY);
-    await remove(podId);
+    await removePod(daemon, podId);
     expect(await lasting(daemon)).toEqual([]);
   });
 
@@ -275,7 +259,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const lines = readLog(logPath).length;
     await until('more of the log', () => readLog(logPath).length > lines);
     await daemon.start();
-    expect((await containerStatus(containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
+    expect((await containerStatus(daemon, containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
     expect(await podState(otherId)).toBe(PodSandboxState.SANDBOX_READY);
   });
 });

@@ -3,11 +3,12 @@ import { join } from 'node:path';
 import { status as grpc } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { NamespaceMode } from '../../proto/cri.ts';
+import { removePod, shell } from '../support/calls.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX, PAUSE } from '../support/images.ts';
 import { ensureImage, idMapping, makeContainer, makePod, readLog, runPod, startContainer, startPod } from '../support/pod.ts';
-import { lasting } from '../support/remains.ts';
+import { endEmpty, lasting } from '../support/remains.ts';
 import { findTool } from '../support/tool.ts';
 import { until } from '../support/wait.ts';
 
@@ -37,24 +38,7 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
       (await daemon.cri.Status({})).runtime_handlers.every(({ name, features }) => features?.user_namespaces === (name !== 'runc')),
     );
   });
-  afterAll(async () => {
-    try {
-      expect(await lasting(daemon)).toEqual([]);
-    } finally {
-      await daemon[Symbol.asyncDispose]();
-    }
-  });
-
-  async function shell(container_id: string, script: string): Promise<string> {
-    const { stdout, stderr, exit_code } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-    expect({ exit_code, stderr: stderr.toString() }).toEqual({ exit_code: 0, stderr: '' });
-    return stdout.toString().trim();
-  }
-
-  async function remove(pod_sandbox_id: string): Promise<void> {
-    await daemon.cri.StopPodSandbox({ pod_sandbox_id });
-    await daemon.cri.RemovePodSandbox({ pod_sandbox_id });
-  }
+  afterAll(() => endEmpty(daemon));
 
   test('Status says which handler can do it', async () => {
     const { runtime_handlers, features } = await daemon.cri.Status({});
@@ -78,12 +62,16 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
     ),
     async () => {
       const { podId, pod, containerId } = await startPod(daemon, { usersFrom: FROM });
-      expect(await shell(containerId, 'cat /proc/self/uid_map /proc/self/gid_map | tr -s " "')).toBe(` 0 ${FROM} 65536\n 0 ${FROM} 65536`.trim());
-      expect(await shell(containerId, 'id -u; stat -c %u:%g /bin /bin/busybox /etc/hosts /etc/resolv.conf /etc/hostname /dev/shm /')).toBe(
+      expect(await shell(daemon, containerId, 'cat /proc/self/uid_map /proc/self/gid_map | tr -s " "')).toBe(` 0 ${FROM} 65536\n 0 ${FROM} 65536`.trim());
+      expect(await shell(daemon, containerId, 'id -u; stat -c %u:%g /bin /bin/busybox /etc/hosts /etc/resolv.conf /etc/hostname /dev/shm /')).toBe(
         ['0', ...Array.from({ length: 7 }, () => '0:0')].join('\n'),
       );
       expect(
-        await shell(containerId, 'cat /var/run/secrets/kubernetes.io/serviceaccount/token; echo " mine" >/dev/termination-log; touch /new /dev/shm/x; ls /new'),
+        await shell(
+          daemon,
+          containerId,
+          'cat /var/run/secrets/kubernetes.io/serviceaccount/token; echo " mine" >/dev/termination-log; touch /new /dev/shm/x; ls /new',
+        ),
       ).toBe('a token/new');
       // what it writes belongs to its own user outside: through an idmapped mount to the volume's
       const logs = join(pod.directory, 'containers/main');
@@ -96,7 +84,7 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
       expect(readFileSync(`/proc/${pid}/status`, 'utf8')).toMatch(new RegExp(`^Uid:\\s+${FROM}\\s`, 'm'));
       expect(statSync(`/proc/${pid}/ns/user`).ino).not.toBe(statSync('/proc/self/ns/user').ino);
       expect(statSync(join(daemon.directory, 'ns/userns', `berth-${podId}`)).ino).toBe(statSync(`/proc/${pid}/ns/user`).ino);
-      await remove(podId);
+      await removePod(daemon, podId);
     },
   );
 
@@ -122,10 +110,10 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
       sandbox_config: pod.config,
     });
     await daemon.cri.StartContainer({ container_id });
-    expect(await shell(container_id, 'id -u; id -g; id -G; whoami; head -c 2 /dev/mine | wc -c; cat /proc/sys/net/ipv4/ping_group_range | tr "\\t" " "')).toBe(
-      ['1000', '1001', '1001 2000', '1000', '2', '0 5'].join('\n'),
-    );
-    expect(await shell(container_id, 'hostname >/dev/stdout')).toBe(pod.config.hostname);
+    expect(
+      await shell(daemon, container_id, 'id -u; id -g; id -G; whoami; head -c 2 /dev/mine | wc -c; cat /proc/sys/net/ipv4/ping_group_range | tr "\\t" " "'),
+    ).toBe(['1000', '1001', '1001 2000', '1000', '2', '0 5'].join('\n'));
+    expect(await shell(daemon, container_id, 'hostname >/dev/stdout')).toBe(pod.config.hostname);
     const log = join(pod.logDirectory, 'main/0.log');
     await until('both lines of the log', () => readLog(log).length >= 2);
     expect(
@@ -135,24 +123,24 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
     ).toEqual(['stderr err', 'stdout out']);
     const { stats } = await daemon.cri.ContainerStats({ container_id });
     expect(Number(stats?.memory?.working_set_bytes?.value)).toBeGreaterThan(0);
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   test('processes of a pod can be shared, and survive a restart of the daemon', async () => {
     const { podId, pod, containerId } = await startPod(daemon, { usersFrom: FROM, shareProcessNamespace: true });
-    expect(await shell(containerId, 'cat /proc/1/comm')).toMatch(/pause/);
+    expect(await shell(daemon, containerId, 'cat /proc/1/comm')).toMatch(/pause/);
     await daemon.restart();
     const { items } = await daemon.cri.ListPodSandbox({ filter: { id: podId } });
     expect(items).toMatchObject([{ id: podId, state: 0 }]);
     const second = await startContainer(daemon, pod, podId, { name: 'second' });
-    expect(await shell(second.containerId, 'cat /proc/self/uid_map | tr -s " "')).toBe(`0 ${FROM} 65536`);
-    await remove(podId);
+    expect(await shell(daemon, second.containerId, 'cat /proc/self/uid_map | tr -s " "')).toBe(`0 ${FROM} 65536`);
+    await removePod(daemon, podId);
   });
 
   test("a pod on the node's network can have one", async () => {
     const { podId, containerId } = await startPod(daemon, { usersFrom: FROM, hostNetwork: true });
-    expect(await shell(containerId, 'id -u; tr -s " " </proc/self/uid_map; ls /sys/class/net | grep -c lo')).toBe(`0\n 0 ${FROM} 65536\n1`);
-    await remove(podId);
+    expect(await shell(daemon, containerId, 'id -u; tr -s " " </proc/self/uid_map; ls /sys/class/net | grep -c lo')).toBe(`0\n 0 ${FROM} 65536\n1`);
+    await removePod(daemon, podId);
   });
 
   test('a privileged container has all devices and capabilities, in its user namespace', async () => {
@@ -168,11 +156,12 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
     await daemon.cri.StartContainer({ container_id });
     expect(
       await shell(
+        daemon,
         container_id,
         'ls /dev/kmsg; mkdir -p /mnt; mount -t tmpfs none /mnt && echo mounted; echo 1 2>/dev/null >/proc/sys/kernel/printk || echo not the host',
       ),
     ).toBe('/dev/kmsg\nmounted\nnot the host');
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   test('an idmapped volume keeps its owners', async () => {
@@ -190,9 +179,9 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
       sandbox_config: pod.config,
     });
     await daemon.cri.StartContainer({ container_id });
-    expect(await shell(container_id, 'cat /volume/file; stat -c " %u" /volume/file; touch /volume/new')).toBe('content 0');
+    expect(await shell(daemon, container_id, 'cat /volume/file; stat -c " %u" /volume/file; touch /volume/new')).toBe('content 0');
     expect(statSync(join(volume, 'new'))).toMatchObject({ uid: 0, gid: 0 });
-    await remove(podId);
+    await removePod(daemon, podId);
   });
 
   test('is refused by a handler that cannot do it, and with mappings that are none', async () => {

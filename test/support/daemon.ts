@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
 import { run } from '#base/exec.ts';
+import { removePod } from './calls.ts';
 import { type Cri, connectCri } from './cri.ts';
 import { Faults } from './faults.ts';
 import { mark, subnetOf } from './mark.ts';
@@ -248,12 +249,7 @@ export async function removePods({ cri, root }: Daemon): Promise<void> {
   const recorded = existsSync(join(root, 'sandboxes')) ? readdirSync(join(root, 'sandboxes')).filter((name) => /^[0-9a-f]{64}$/.test(name)) : [];
   const { items } = await cri.ListPodSandbox();
   const ids = [...new Set([...recorded, ...items.map(({ id }) => id)])];
-  await Promise.all(
-    ids.map(async (pod_sandbox_id) => {
-      await cri.StopPodSandbox({ pod_sandbox_id });
-      await cri.RemovePodSandbox({ pod_sandbox_id });
-    }),
-  );
+  await Promise.all(ids.map((id) => removePod({ cri }, id)));
 }
 
 async function stopGracefully(child: ChildProcess): Promise<number | string> {

@@ -43,6 +43,13 @@ export async function lasting(daemon: Daemon): Promise<string[]> {
   return left;
 }
 
+/** Ends a daemon that should hold nothing any more. @throws with what remains. */
+export async function endEmpty(daemon: Daemon): Promise<void> {
+  await using _ended = daemon;
+  const left = await lasting(daemon);
+  if (left.length > 0) throw new Error(`left of pods and containers:\n${left.join('\n')}`);
+}
+
 function entries(path: string): string[] {
   return existsSync(path) ? readdirSync(path) : [];
 }
