@@ -1,4 +1,4 @@
-import { type FSWatcher, statSync, watch } from 'node:fs';
+import { type BigIntStats, type FSWatcher, statSync, watch } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
 import type { Log } from './log.ts';
 
@@ -107,7 +107,16 @@ export class DirectoryWatch implements Disposable {
 
 function nearestDirectory(dir: string): { path: string; inode: bigint } {
   for (let path = dir; ; path = dirname(path)) {
-    const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+    const found = statusOf(path);
     if (found?.isDirectory() === true || path === '/') return { path, inode: found?.ino ?? 0n };
+  }
+}
+
+/** `undefined` also for what cannot be looked at, such as links that lead round in a circle or a file server's stale handle. */
+function statusOf(path: string): BigIntStats | undefined {
+  try {
+    return statSync(path, { bigint: true });
+  } catch {
+    return undefined;
   }
 }
