@@ -142,8 +142,8 @@ export async function unmount(target: string): Promise<void> {
 }
 
 /**
- * What a directory tree takes on its disk, each inode once. Files that come and go meanwhile are counted or not.
- * Walks the whole tree: for the background only.
+ * What a directory tree takes on its disk, each inode once. Files that come and go meanwhile are counted or not, and what
+ * lies deeper than a path is long is not: whoever writes there must not hide the rest. Walks the whole tree: for the background only.
  */
 export async function measureTree(path: string, signal: AbortSignal): Promise<{ usedBytes: number; inodesUsed: number }> {
   const linked = new Set<number>();
@@ -155,17 +155,18 @@ export async function measureTree(path: string, signal: AbortSignal): Promise<{ 
     try {
       entries = await opendir(directory, { encoding: 'latin1', bufferSize: 256 });
     } catch (err) {
-      if (isErrno(err, 'ENOENT', 'ENOTDIR')) return;
+      if (isErrno(err, 'ENOENT', 'ENOTDIR', 'ENAMETOOLONG')) return;
       throw err;
     }
+    const directories: Buffer[] = []; // entered after this one is closed
     for await (const { name } of entries) {
       const child = Buffer.concat([directory, Buffer.from('/'), Buffer.from(name, 'latin1')]);
       const found = await lstat(child).catch((err: unknown) => {
-        if (isErrno(err, 'ENOENT')) return undefined;
+        if (isErrno(err, 'ENOENT', 'ENAMETOOLONG')) return undefined;
         throw err;
       });
       if (found === undefined) continue;
-      if (found.isDirectory()) await visit(child);
+      if (found.isDirectory()) directories.push(child);
       else if (found.nlink > 1) {
         if (linked.has(found.ino)) continue;
         linked.add(found.ino);
@@ -173,6 +174,7 @@ export async function measureTree(path: string, signal: AbortSignal): Promise<{ 
       usedBytes += found.blocks * 512;
       inodesUsed += 1;
     }
+    for (const child of directories) await visit(child);
   };
   await visit(Buffer.from(path));
   return { usedBytes, inodesUsed };
