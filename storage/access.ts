@@ -1,8 +1,8 @@
-import { existsSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { DirectoryWatch } from '#base/directory-watch.ts';
-import { CriError, isErrno } from '#base/errors.ts';
+import { CriError } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
 import { type Credentials, callCredentials, loadAuthFile, type RegistryAuth } from './auth.ts';
 import type { Target } from './jobs.ts';
@@ -102,7 +102,7 @@ export class RegistryAccess implements Disposable {
     const { signaturePolicy = '', signaturePolicyDir = '' } = this.#files;
     if (signaturePolicyDir === '' || !NAMESPACE.test(namespace)) return signaturePolicy;
     const own = join(signaturePolicyDir, `${namespace}.json`);
-    return existsSync(own) ? own : signaturePolicy;
+    return isThere(own) ? own : signaturePolicy;
   }
 
   /** @throws {CriError} see `loadPolicy`. */
@@ -116,8 +116,8 @@ export class RegistryAccess implements Disposable {
    */
   async prepare(files: AccessFiles): Promise<() => void> {
     const next = new RegistryAccess(files, this.#log);
+    const seen = await stateOf(files.registriesConf); // before the content: what changes in between is read again
     const conf = await loadRegistriesConf(files.registriesConf);
-    const seen = await stateOf(files.registriesConf);
     await Promise.all([loadAuthFile(files.globalAuthFile), loadAuthFile(files.pauseImageAuthFile ?? ''), next.policy(files.signaturePolicy ?? '')]);
     return () => {
       this.#files = files;
@@ -196,13 +196,20 @@ export class RegistryAccess implements Disposable {
   }
 }
 
+/** A link to nowhere, or what cannot be looked at, is there: it must not give way to a policy that may allow more. */
+function isThere(path: string): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch {
+    return true;
+  }
+}
+
 /** Changes whenever registries.conf or one of its drop-ins does. */
 async function stateOf(path: string): Promise<string> {
   if (path === '') return '';
-  const names = await readdir(`${path}.d`).catch((err: unknown) => {
-    if (isErrno(err, 'ENOENT', 'ENOTDIR', 'EACCES')) return [];
-    throw err;
-  });
+  // Why it cannot be read is a state as well, which the reader then tells.
+  const names = await readdir(`${path}.d`).catch((err: NodeJS.ErrnoException) => [`${err.code}.conf`]);
   const files = [path, ...names.filter((name) => name.endsWith('.conf')).map((name) => join(`${path}.d`, name))];
   const states = await Promise.all(
     files.map((file) =>

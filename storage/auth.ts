@@ -94,7 +94,7 @@ export async function loadAuthFile(path: string): Promise<AuthFile> {
     text = await readFile(path, 'utf8');
   } catch (err) {
     if (isErrno(err, 'ENOENT')) return new AuthFile(new Map());
-    throw err;
+    throw new CriError('failedPrecondition', `${path}: cannot be read`, { cause: err });
   }
   return parseAuthFile(text, path);
 }

@@ -16,7 +16,7 @@ export async function loadRegistriesConf(path: string): Promise<RegistriesConf> 
   for (const file of paths) {
     const text = await readFile(file, 'utf8').catch((err: unknown) => {
       if (isErrno(err, 'ENOENT')) return undefined;
-      throw err;
+      throw unreadable(file, err);
     });
     if (text !== undefined) files.push({ path: file, text });
   }
@@ -32,8 +32,12 @@ async function dropIns(directory: string): Promise<string[]> {
       .map((name) => join(directory, name));
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ENOTDIR')) return [];
-    throw err;
+    throw unreadable(directory, err);
   }
+}
+
+function unreadable(path: string, err: unknown): CriError {
+  return new CriError('failedPrecondition', `${path}: cannot be read`, { cause: err });
 }
 
 export function parseRegistriesConf(files: readonly { readonly path: string; readonly text: string }[]): RegistriesConf {

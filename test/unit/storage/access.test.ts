@@ -1,4 +1,4 @@
-import { mkdir, mkdtempDisposable, rename, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtempDisposable, rename, symlink, unlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
@@ -77,6 +77,28 @@ describe('registries.conf', () => {
     expect(await opened.access.resolve(parseReference('a.com/x'))).toHaveLength(1);
   });
 
+  test('whose directory of drop-ins cannot be read leaves the one before in force, until it can', async () => {
+    await using opened = await open(at('one.com'));
+    const { access, conf } = opened;
+    await symlink('registries.conf.d', `${conf}.d`);
+    await access.resolve(parseReference('a.com/x'));
+    expect(await hosts(access, 'a.com/x')).toEqual(['one.com']);
+    await unlink(`${conf}.d`);
+    await writeFile(conf, at('two.com'));
+    await access.resolve(parseReference('a.com/x'));
+    expect(await hosts(access, 'a.com/x')).toEqual(['two.com']);
+    expect(opened.messages()).toContain('Could not read changed registries.conf and keeps the one before');
+  });
+
+  test('that cannot be read is named in the refusal to pull', async () => {
+    await using opened = await open('');
+    await mkdir(join(`${opened.conf}.d`, 'x.conf'), { recursive: true });
+    await expect(opened.access.prepare({ registriesConf: opened.conf, globalAuthFile: '' })).rejects.toMatchObject({
+      kind: 'failedPrecondition',
+      message: `${opened.conf}.d/x.conf: cannot be read`,
+    });
+  });
+
   test('names keys that have no effect', async () => {
     await using opened = await open('credential-helpers = ["secretservice"]');
     expect(opened.messages()).toContain('Ignored key in registries.conf');
@@ -118,6 +140,25 @@ describe('targets()', () => {
     await writeFile(join(opened.dir, 'auth.json'), '{"auths":');
     await expect(users(opened.access, 'a.com/x')).rejects.toThrow(/auth.json: is not JSON$/);
   });
+});
+
+test('targets() refuse an auth file that cannot be read, by its name', async () => {
+  await using opened = await open('');
+  await mkdir(join(opened.dir, 'auth.json'));
+  await expect(hosts(opened.access, 'a.com/x')).rejects.toMatchObject({
+    kind: 'failedPrecondition',
+    message: `${join(opened.dir, 'auth.json')}: cannot be read`,
+  });
+});
+
+test('policyPath() takes the file of a namespace that is there, a link to nowhere too, which then lets nothing in', async () => {
+  await using opened = await open('', (dir) => ({ signaturePolicyDir: dir, signaturePolicy: '/policy.json' }));
+  const own = join(opened.dir, 'team-a.json');
+  expect(opened.access.policyPath('team-a')).toBe('/policy.json');
+  await symlink('/nonexistent', own);
+  expect(opened.access.policyPath('team-a')).toBe(own);
+  await expect(opened.access.policy(own)).rejects.toThrow(/^SignatureValidationFailed: .*team-a.json/);
+  expect(opened.access.policyPath('../team-a')).toBe('/policy.json');
 });
 
 describe('prepare()', () => {
