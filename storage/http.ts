@@ -2,11 +2,12 @@ import { Agent as HttpAgent, type IncomingMessage, request as requestHttp } from
 import { Agent as HttpsAgent, request as requestHttps } from 'node:https';
 import type { Socket } from 'node:net';
 import { createSecureContext, getCACertificates, TLSSocket } from 'node:tls';
-import { describeError } from '#base/errors.ts';
+import { describeError, isErrno } from '#base/errors.ts';
 import { type HostCertificates, loadHostCertificates } from './certs.ts';
 import { JobError } from './jobs.ts';
 import { Proxies } from './proxy.ts';
 import { registryHost } from './reference.ts';
+import { PassingError } from './retry.ts';
 
 /** Time for name, connection and TLS: a host that is down must not use up the time its mirrors need. */
 const CONNECT_TIMEOUT_MS = 15_000;
@@ -187,6 +188,19 @@ export async function readBody(response: IncomingMessage, limit: number, what: s
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
+}
+
+/** Reads the body that holds `what`; a connection that breaks meanwhile may be tried again, a stall or a refusal not. */
+export async function bodyOf<T>(response: IncomingMessage, what: string, read: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  try {
+    return await read();
+  } catch (err) {
+    signal.throwIfAborted();
+    if (err instanceof JobError || isErrno(err, 'ENOSPC', 'EDQUOT', 'EIO')) throw err;
+    throw new PassingError(`${what}: connection broke: ${err instanceof Error ? err.message : String(err)}`, undefined, { cause: err });
+  } finally {
+    response.destroy();
+  }
 }
 
 /** Reads a body that is of no interest, so that the connection can be used again; a long one ends it. */

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { isErrno } from '#base/errors.ts';
 import { type Digest, digestOf, isDigest } from './digest.ts';
-import { discardBody, HttpClient, type HttpOptions, readBody } from './http.ts';
+import { bodyOf, discardBody, HttpClient, type HttpOptions, readBody } from './http.ts';
 import { JobError, type ManifestJob, type ManifestResult, type Target } from './jobs.ts';
 import { MANIFEST_TYPES, MAX_MANIFEST_BYTES } from './manifest.ts';
 import { type Answer, getFollowing } from './redirect.ts';
@@ -51,15 +51,13 @@ export class RegistryClient {
     options: FetchOptions,
   ): Promise<Omit<ManifestResult, 'target'>> {
     return withRetries(async () => {
+      const what = `manifest ${reference} at ${target.host}`;
       const response = await this.#get(target, `manifests/${reference}`, { accept: MANIFEST_TYPES.join(', ') }, options);
       if (/^text\/html\b/i.test(response.headers['content-type'] ?? '')) {
         response.destroy();
-        throw new JobError(
-          'corrupt',
-          `manifest ${reference} at ${target.host} is a web page: this is no registry, or a proxy or a login page answers in its place`,
-        );
+        throw new JobError('corrupt', `${what} is a web page: this is no registry, or a proxy or a login page answers in its place`);
       }
-      const bytes = await bodyOf(response, () => readBody(response, MAX_MANIFEST_BYTES, `manifest ${reference}`), options.signal);
+      const bytes = await bodyOf(response, what, () => readBody(response, MAX_MANIFEST_BYTES, what), options.signal);
       const digest = digestOf(bytes);
       const said = response.headers['docker-content-digest'];
       const expected = isDigest(reference) ? reference : isDigest(said) ? said : digest;
@@ -81,6 +79,7 @@ export class RegistryClient {
     const attempt = async (): Promise<void> => {
       const from = sink.bytes;
       moved = false;
+      const what = `blob ${blob.digest} at ${target.host}`;
       const response = await this.#get(target, `blobs/${blob.digest}`, from === 0 ? {} : { range: `bytes=${from}-` }, options);
       if (from > 0 && !continues(response, from)) {
         sink.restart();
@@ -102,10 +101,10 @@ export class RegistryClient {
           });
           response.on('end', resolve);
           response.on('error', reject);
-          response.on('close', () => reject(new PassingError('connection closed early')));
+          response.on('close', () => reject(new PassingError(`${what}: connection closed early`)));
         });
-      await bodyOf(response, read, options.signal);
-      if (sink.bytes < blob.sizeBytes) throw new PassingError(`blob ${blob.digest} ended after ${sink.bytes} of ${blob.sizeBytes} bytes`);
+      await bodyOf(response, what, read, options.signal);
+      if (sink.bytes < blob.sizeBytes) throw new PassingError(`${what} ended after ${sink.bytes} of ${blob.sizeBytes} bytes`);
     };
     if (sink.bytes < blob.sizeBytes || blob.sizeBytes === 0) await withRetries(attempt, { ...options, hasMoved: () => moved });
     const digest = sink.digest();
@@ -176,19 +175,6 @@ function continues(response: IncomingMessage, from: number): boolean {
   throw new JobError('corrupt', `registry sent the bytes from ${said} on, not from ${from}`);
 }
 
-/** Reads a body; a connection that breaks meanwhile may be tried again, a stall or a refusal not. */
-async function bodyOf<T>(response: IncomingMessage, read: () => Promise<T>, signal: AbortSignal): Promise<T> {
-  try {
-    return await read();
-  } catch (err) {
-    signal.throwIfAborted();
-    if (err instanceof JobError || isErrno(err, 'ENOSPC', 'EDQUOT', 'EIO')) throw err;
-    throw new PassingError(`connection broke: ${err instanceof Error ? err.message : String(err)}`, undefined, { cause: err });
-  } finally {
-    response.destroy();
-  }
-}
-
 /** What a response that is no success means. */
 async function refusal(
   response: IncomingMessage,
@@ -196,7 +182,7 @@ async function refusal(
 ): Promise<JobError> {
   const { host, repository, credentials } = target;
   const status = response.statusCode ?? 0;
-  const said = await bodyOf(response, () => readBody(response, MAX_ERROR_BYTES, 'error'), signal).then(registryMessage, () => '');
+  const said = await bodyOf(response, 'error', () => readBody(response, MAX_ERROR_BYTES, 'error'), signal).then(registryMessage, () => '');
   const what = `${path} of ${repository} at ${host}`;
   if (status === 408 || status === 429 || status >= 500)
     return new PassingError(`${what}: registry answers ${status}${said}`, parseRetryAfter(response.headers['retry-after'], Date.now()));

@@ -1,5 +1,5 @@
 import type { Credentials } from './auth.ts';
-import { type HttpClient, readBody } from './http.ts';
+import { bodyOf, type HttpClient, readBody } from './http.ts';
 import { JobError } from './jobs.ts';
 import { getFollowing } from './redirect.ts';
 import { PassingError, parseRetryAfter } from './retry.ts';
@@ -70,7 +70,7 @@ export async function fetchToken(http: HttpClient, { challenge, credentials, sco
   const response =
     body === undefined ? (await getFollowing(http, realm, { ...how, headers })).response : await http.send(realm, { ...how, headers, method: 'POST', body });
   const where = `token server ${realm.host}`;
-  const text = (await readBody(response, MAX_TOKEN_BYTES, `answer of ${where}`)).toString();
+  const answer = await bodyOf(response, where, () => readBody(response, MAX_TOKEN_BYTES, `answer of ${where}`), how.signal);
   const status = response.statusCode ?? 0;
   if (status === 408 || status === 429 || status >= 500)
     throw new PassingError(`${where} answers ${status}`, parseRetryAfter(response.headers['retry-after'], Date.now()));
@@ -78,7 +78,7 @@ export async function fetchToken(http: HttpClient, { challenge, credentials, sco
     const shown = credentials.kind === 'none' ? 'gives no anonymous token' : 'refuses the credentials';
     throw new JobError('unauthorised', `${where} ${shown} (${status})`);
   }
-  return readToken(text, where);
+  return readToken(answer.toString(), where);
 }
 
 function readToken(text: string, where: string): string {

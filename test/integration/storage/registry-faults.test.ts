@@ -198,6 +198,17 @@ describe('tokens and credentials', () => {
     await expect(down.pull(alice)).rejects.toThrow(/^RegistryUnavailable: .*token server .* answers 500/);
   });
 
+  test('a token server whose answer breaks off is asked again, and told when it never ends', async () => {
+    const breakOff: Fault = (response) => {
+      response.writeHead(200, { 'content-length': '100' });
+      response.write('{"tok', () => response.destroy());
+    };
+    await using once = await serve({ auth: 'token', users, tokenFault: (count) => (count === 1 ? breakOff : undefined) });
+    await once.pull(alice);
+    await using always = await serve({ auth: 'token', users, tokenFault: () => breakOff });
+    await expect(always.pull(alice)).rejects.toThrow(/^RegistryUnavailable: .*token server 127\.0\.0\.1:\d+/);
+  });
+
   test.each<[string, Fault]>([
     ['with a web page', (response) => response.writeHead(200, { 'content-type': 'text/html' }).end('<html>')],
     ['without a token', (response) => response.end('{"tokens": 1}')],
