@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
@@ -23,6 +24,9 @@ export interface CheckDeps {
   usedBy(image: ImageId): string | undefined;
 }
 
+/** As `writeFileAtomic` names a file until it is whole. */
+const TEMPORARY = /^\.([0-9a-f]{64})\./;
+
 type Found = Omit<CheckFinding, 'repaired' | 'images'>;
 
 /**
@@ -36,7 +40,7 @@ export async function checkStore(deps: CheckDeps, options: CheckOptions, onFindi
   const layers = deps.layers.list();
   for (const chainId of layers) await check.layer(chainId);
   await check.orphans();
-  if (options.repair) await deps.layers.sweep(() => deps.images.usedLayers());
+  if (options.repair) await (await deps.layers.sweep(() => deps.images.usedLayers())).gone;
   return { layers: layers.length, images: images.length, findings: check.findings, removedImages: check.removedImages };
 }
 
@@ -90,10 +94,12 @@ class StoreCheck {
       if (!layers.knows(name)) await this.#orphan(join('layers', name), 'layer', () => trash.take(join(root, 'layers', name)));
     }
     for (const name of await readdir(join(root, 'blobs'))) {
-      const id = `sha256:${name}` as ImageId;
-      if (images.get(id) !== undefined) continue;
-      await using _turn = await locks.acquire(id, this.#options.signal); // it may be the config of an image that is being made
-      if (images.get(id) === undefined) await this.#orphan(join('blobs', name), 'image', () => rm(join(root, 'blobs', name), { recursive: true, force: true }));
+      const path = join(root, 'blobs', name);
+      const isNeeded = (): boolean => images.get(`sha256:${name}` as ImageId) !== undefined;
+      if (isNeeded()) continue;
+      // It may be the config of an image that is being made, under its own name or a temporary one.
+      await using _turn = await locks.acquire(`sha256:${TEMPORARY.exec(name)?.[1] ?? name}`, this.#options.signal);
+      if (!isNeeded() && existsSync(path)) await this.#orphan(join('blobs', name), 'image', () => rm(path, { recursive: true, force: true }));
     }
     for (const name of await images.strangers()) {
       await this.#orphan(join('images', name), 'image', () => rm(join(root, 'images', name), { recursive: true, force: true }));
@@ -119,9 +125,9 @@ class StoreCheck {
       return;
     }
     // Out of memory, and so out of sight, in the same step as the questions above.
-    await Promise.all(images.map(({ id }) => this.#deps.images.delete(id)));
+    const recordsGone = Promise.all(images.map(({ id }) => this.#deps.images.delete(id)));
+    await (found.what === 'layer' ? this.#deps.layers.drop(found.id as ChainId, recordsGone) : recordsGone);
     this.removedImages.push(...names);
-    if (found.what === 'layer') await this.#deps.layers.drop(found.id as ChainId);
     this.#report(found, names, true);
   }
 

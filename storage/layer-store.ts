@@ -11,7 +11,7 @@ import { type LayerRecord, type LayerSize, LIST, RECORD, readRecord } from './la
 import { type LayerBlob, type LayerPlan, makeDiff, unpackLayer } from './layer-unpack.ts';
 import { mountedLayers, SHORT_NAME_LENGTH } from './mounted.ts';
 import type { Staging } from './staging.ts';
-import type { Trash } from './trash.ts';
+import type { Discarded, Trash } from './trash.ts';
 
 interface LayerStoreParts {
   readonly staging: Staging;
@@ -140,32 +140,44 @@ export class LayerStore implements AsyncDisposable {
   }
 
   /**
-   * Frees every layer that no image has, that is not held and that nothing is mounted of, and resolves when they are off
-   * the disk. `used` is asked at the very moment, since images come and go meanwhile.
+   * Frees every layer that no image has, that is not held and that nothing is mounted of, and resolves when they have left
+   * their places. `used` is asked at the very moment, since images come and go meanwhile.
    */
-  async sweep(used: () => ReadonlySet<ChainId>): Promise<void> {
-    if (this.#unused(used()).length === 0) return;
+  async sweep(used: () => ReadonlySet<ChainId>): Promise<Discarded> {
+    if (this.#unused(used()).length === 0) return { gone: Promise.resolve() };
     const isMounted = await mountedLayers(this.#root);
     const freed = this.#unused(used()).filter((chainId) => !isMounted(chainId));
-    await Promise.all(freed.map((chainId) => this.#free(chainId)));
+    const discarded = await Promise.all(freed.map((chainId) => this.#free(chainId)));
+    return { gone: Promise.all(discarded.map(({ gone }) => gone)).then(() => {}) };
   }
 
-  /** Takes a layer that no image has out of the store, whoever else may want it; what is made of it anew is unpacked anew. */
-  async drop(chainId: ChainId): Promise<void> {
-    if (this.#layers.has(chainId)) await this.#free(chainId);
+  /**
+   * Takes a layer out of the store, whoever else may want it: what is made of it from this call on is unpacked anew. It
+   * leaves its place once the records of its images are gone from the disk; where those cannot go, it stays.
+   */
+  async drop(chainId: ChainId, recordsGone: Promise<unknown>): Promise<void> {
+    if (!this.#layers.has(chainId)) await recordsGone;
+    else await (await this.#free(chainId, recordsGone)).gone;
   }
 
   #unused(used: ReadonlySet<ChainId>): ChainId[] {
     return [...this.#layers.keys()].filter((chainId) => !used.has(chainId) && !this.#held.has(chainId));
   }
 
-  async #free(chainId: ChainId): Promise<void> {
+  async #free(chainId: ChainId, recordsGone: Promise<unknown> = Promise.resolve()): Promise<Discarded> {
+    const record = this.#layers.get(chainId);
     this.#layers.delete(chainId);
-    const taken = this.#trash.take(join(this.#root, 'layers', hexOf(chainId)));
+    const taken = recordsGone.then(
+      () => this.#trash.take(join(this.#root, 'layers', hexOf(chainId))),
+      (err: unknown) => {
+        if (record !== undefined) this.#layers.set(chainId, record);
+        throw err;
+      },
+    );
     const left = taken.then(() => rm(this.#link(chainId), { force: true })).catch(() => {});
     this.#leaving.set(chainId, left);
     try {
-      await (await taken).gone;
+      return await taken;
     } finally {
       await left;
       if (this.#leaving.get(chainId) === left) this.#leaving.delete(chainId);
@@ -191,6 +203,11 @@ export class LayerStore implements AsyncDisposable {
       if (seal === undefined) throw new Error(`no list was made of layer ${plan.chainId}`);
       const record: LayerRecord = { bytes: bytes + seal.bytes, inodes, seal };
       await writeFile(join(path, RECORD), JSON.stringify(record));
+      if (this.#layers.has(plan.chainId)) {
+        // By work whose callers had left, which was too far to be ended. It may be mounted by now.
+        await this.#staging.discard(path);
+        return;
+      }
       const place = join(this.#root, 'layers', hexOf(plan.chainId));
       await this.#trash.take(place); // left there by a sweep that could not finish
       await rename(path, place);

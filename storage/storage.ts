@@ -95,8 +95,8 @@ export class Storage implements AsyncDisposable {
     const { unpackers, checkers } = pools;
     const layers = await LayerStore.open(root, { staging, trash, unpackers, limits, log });
     const images = await ImageStore.open(root, { pins: options.pinnedImages, hasLayer: (chainId) => layers.has(chainId), log });
-    await layers.sweep(() => images.usedLayers());
     const deps = { root, log, layers, images, staging, unpackers, checkers, trash, limits, locks: new Locks() };
+    await sweepInBackground(deps);
     return new Storage(options, { deps, pools, downloads, access: await RegistryAccess.open(options, log) });
   }
 
@@ -173,7 +173,7 @@ export class Storage implements AsyncDisposable {
       if (user !== undefined) throw new CriError('failedPrecondition', `image ${image} is in use by ${user}`);
       await images.delete(image); // out of sight in the same step as the question above
     }
-    await layers.sweep(() => images.usedLayers());
+    await (await layers.sweep(() => images.usedLayers())).gone;
   }
 
   /**
@@ -265,10 +265,19 @@ export class Storage implements AsyncDisposable {
   }
 
   #sweepLater(): void {
-    const { layers, images, log } = this.#deps;
     this.#sweeping ??= setTimeout(() => {
       this.#sweeping = undefined;
-      layers.sweep(() => images.usedLayers()).catch((err: unknown) => log.warn({ err }, 'Could not free layers'));
+      void sweepInBackground(this.#deps);
     }, UNUSED_LAYERS_MS).unref();
+  }
+}
+
+/** Takes the layers that no image has out of their places; they are deleted later. Never rejects: what fails is logged. */
+async function sweepInBackground({ layers, images, log }: StorageDeps): Promise<void> {
+  try {
+    const { gone } = await layers.sweep(() => images.usedLayers());
+    gone.catch(() => {}); // the trash has told
+  } catch (err) {
+    log.warn({ err }, 'Could not free layers');
   }
 }

@@ -1,11 +1,14 @@
-import { chmodSync, chownSync, readFileSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { lsetxattr, mknod, S_IF } from '#base/sys.ts';
-import { hexOf } from '../../../storage/digest.ts';
+import { checkStore } from '../../../storage/check.ts';
+import { type ChainId, hexOf } from '../../../storage/digest.ts';
+import type { VerifyResult } from '../../../storage/jobs.ts';
 import type { CheckFinding, CheckSummary, ImageId } from '../../../storage/storage.ts';
 import type { TestLayer } from '../../fixtures/storage/image.ts';
+import { openParts, planOf } from '../../fixtures/storage/parts.ts';
 import { TestStore } from '../../fixtures/storage/store.ts';
 
 const shared: TestLayer = {
@@ -192,6 +195,54 @@ describe('check()', () => {
     await store.reopen();
     expect(store.storage.images().map(({ id }) => id)).toEqual([record]);
     expect(await store.leftovers()).toEqual({ staging: [], layers: 1, blobs: 1, images: 1 });
+  });
+
+  test('leaves alone the config of an image that is just being written', async () => {
+    await using store = await TestStore.open();
+    const id = await store.load([shared]);
+    await store.close();
+    await using parts = await openParts(store.root);
+    const config = parts.images.configPath(id);
+    await parts.images.delete(id);
+    await writeFile(join(store.root, 'blobs', `.${hexOf(id)}.1.1.tmp`), '{}');
+    // whoever makes an image holds its lock, and is done when the check gets it
+    const acquire = async (asked: string, signal: AbortSignal): Promise<AsyncDisposable> => {
+      if (asked === id) renameSync(join(store.root, 'blobs', `.${hexOf(id)}.1.1.tmp`), config);
+      return parts.locks.acquire(asked, signal);
+    };
+    const findings: CheckFinding[] = [];
+    const run = async (): Promise<VerifyResult> => ({ problem: undefined, count: 0 });
+    const deps = { ...parts, locks: { acquire } as never, checkers: { run } as never, usedBy: () => undefined };
+    await checkStore(deps, { full: false, repair: true, signal: store.signal }, (found) => findings.push(found));
+    expect(findings).toEqual([]);
+  });
+
+  test('makes a bad layer that is wanted meanwhile anew, rather than taking it from its new image', async () => {
+    await using store = await TestStore.open();
+    const id = await store.load([shared]);
+    const chainId = store.storage.find(id)?.layers[0] as ChainId;
+    await store.close();
+    await using parts = await openParts(store.root);
+    const wanted: Promise<void>[] = [];
+    const remove = async (image: ImageId): Promise<void> => {
+      await parts.images.delete(image);
+      parts.layers.hold([chainId]); // as a pull does
+      wanted.push(parts.layers.ensure(planOf(chainId), store.signal));
+    };
+    const images = new Proxy(parts.images, {
+      get: (target, key) => {
+        const value: unknown = key === 'delete' ? remove : Reflect.get(target, key, target);
+        return typeof value === 'function' ? value.bind(target) : value;
+      },
+    });
+    const run = async (): Promise<VerifyResult> => ({ problem: { kind: 'altered', message: 'is bad' }, count: 1 });
+    const findings: CheckFinding[] = [];
+    const deps = { ...parts, images, checkers: { run } as never, usedBy: () => undefined };
+    await checkStore(deps, { full: false, repair: true, signal: store.signal }, (found) => findings.push(found));
+    await Promise.all(wanted);
+    expect(findings).toMatchObject([{ what: 'layer', repaired: true }]);
+    expect(parts.layers.has(chainId)).toBe(true);
+    expect(existsSync(join(store.root, 'layers', hexOf(chainId), 'diff'))).toBe(true);
   });
 
   test('leaves alone what is being loaded, mounted and removed meanwhile', async () => {
