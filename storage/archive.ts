@@ -4,7 +4,7 @@ import { CriError, describeError, isErrno, quote } from '#base/errors.ts';
 import type { ChildPool } from './child-pool.ts';
 import { type Digest, digestOf, hexOf, parseDigest } from './digest.ts';
 import type { ImageSource, LayerSource } from './install.ts';
-import type { UnpackJob, UnpackLimits } from './jobs.ts';
+import { JobError, type UnpackJob, type UnpackLimits } from './jobs.ts';
 import { hostPlatform, type ImageManifest, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, parseManifest } from './manifest.ts';
 import { type ImageReference, parseReference, repositoryName, taggedName } from './reference.ts';
 import type { Staging } from './staging.ts';
@@ -48,7 +48,7 @@ export async function withArchive<T>(
     };
     await deps.unpackers.run(job, options.signal).catch((err: unknown) => {
       options.signal.throwIfAborted();
-      if (isErrno(err, 'ENOSPC')) throw err;
+      if (!(err instanceof JobError) || err.kind === 'noSpace') throw err;
       throw new CriError('invalidArgument', `image archive ${path}: ${describeError(err)}`, { cause: err });
     });
     return await useAll(await readImages(dir, path, options.name), use);

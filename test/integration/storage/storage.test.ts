@@ -1,8 +1,10 @@
 import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { run } from '#base/exec.ts';
 import { mount, umount } from '#base/sys.ts';
 import { withUserNamespace } from '../../../server/sandbox/user-namespace.ts';
 import { hexOf } from '../../../storage/digest.ts';
@@ -160,6 +162,27 @@ describe('load()', () => {
   });
 });
 
+test('load() says that the disk is full, not that the archive is wrong', async () => {
+  await using outer = await TestStore.open();
+  const root = join(outer.dir, 'small');
+  await mkdir(root);
+  mount('tmpfs', root, 'tmpfs', 0, 'size=2m');
+  try {
+    await using store = await TestStore.open({ root });
+    const layout = join(outer.dir, 'layout');
+    await writeLayout(layout, [{ image: makeImage([{ entries: [{ name: 'noise', content: randomBytes(4_000_000) }] }]) }]);
+    const archive = join(outer.dir, 'large.tar');
+    await run('tar', ['-C', layout, '-cf', archive, '.'], { signal: store.signal });
+    await expect(store.storage.load(archive, { signal: store.signal })).rejects.toMatchObject({
+      kind: 'resourceExhausted',
+      message: expect.stringContaining(root),
+    });
+    expect(await store.leftovers()).toEqual({ staging: [], layers: 0, blobs: 0, images: 0 });
+  } finally {
+    umount(root, 2);
+  }
+});
+
 describe('remove()', () => {
   test('frees the layers that no other image has, and is done when all is gone', async () => {
     await using store = await TestStore.open();
@@ -214,6 +237,26 @@ describe('open()', () => {
     expect(store.storage.fsInfo()).toEqual(before.info);
     expect(store.storage.find('a.com/app:1')?.id).toBe(id);
     expect(await store.leftovers()).toEqual({ staging: [], layers: 3, blobs: 1, images: 1 });
+  });
+
+  test('does not wait for what no image needs to be deleted, nor fail where it cannot be', async () => {
+    await using store = await TestStore.open();
+    const id = await store.load(stack.slice(0, 1));
+    const layer = hexOf(store.storage.find(id)?.layers[0] as never);
+    await store.close();
+    await rm(join(store.root, 'images', `${hexOf(id)}.json`));
+    const inside = join('diff', 'mounted');
+    await mkdir(join(store.root, 'layers', layer, inside));
+    mount('tmpfs', join(store.root, 'layers', layer, inside), 'tmpfs');
+    try {
+      await store.reopen();
+      expect(await store.leftovers()).toMatchObject({ layers: 0, images: 0 });
+    } finally {
+      await store.close();
+      for (const place of [join('layers', layer), ...(await readdir(join(store.root, 'trash'))).map((name) => join('trash', name))]) {
+        if (existsSync(join(store.root, place, inside))) umount(join(store.root, place, inside), 2);
+      }
+    }
   });
 
   test.each<[string, (root: string, id: ImageId, layer: string) => void | Promise<void>]>([
