@@ -8,7 +8,7 @@ import type { Image } from './image.ts';
 import type { ImageNames, ImageStore } from './image-store.ts';
 import type { LayerStore } from './layer-store.ts';
 import type { LayerPlan } from './layer-unpack.ts';
-import { hostPlatform, parseConfig } from './manifest.ts';
+import { hostPlatform, MAX_LAYERS, parseConfig } from './manifest.ts';
 
 /** An image whose bytes can be had: from a registry or an archive. */
 export interface ImageSource {
@@ -28,9 +28,6 @@ export interface LayerSource {
   /** Called when it is in the store. */
   readonly onDone?: () => void;
 }
-
-/** Of the kernel's 500, one is for the empty directory of read-only mounts. Source: kernel overlayfs, OVL_MAX_STACK. */
-const MAX_LAYERS = 499;
 
 export interface InstallDeps {
   readonly root: string;

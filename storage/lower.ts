@@ -1,6 +1,7 @@
 import { chmodSync, lchownSync, lstatSync, lutimesSync, type Stats } from 'node:fs';
 import { isErrno } from '#base/errors.ts';
 import { readXattr } from '#base/sys.ts';
+import { isWhiteout } from './jail-path.ts';
 import { JobError } from './jobs.ts';
 
 /** Without the NUL. Source: linux/limits.h, PATH_MAX. */
@@ -37,9 +38,8 @@ export function findBelow(lower: readonly string[], parts: readonly string[]): S
       const stat = lstatAt(path);
       if (stat === undefined) continue;
       if (!stat.isDirectory()) {
-        const isWhiteout = stat.isCharacterDevice() && stat.rdev === 0;
         // Something that is not a directory ends the search; at the top, it is what is seen.
-        if (merged.length === 0 && !isWhiteout) return stat;
+        if (merged.length === 0 && !isWhiteout(stat)) return stat;
         break;
       }
       merged.push({ path, stat });

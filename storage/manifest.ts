@@ -8,8 +8,8 @@ import { formatPlatform, type Platform, platformRank } from './platform.ts';
 export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
 export const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
 
-/** As many as the kernel mounts over each other. Source: fs/overlayfs/params.h, OVL_MAX_STACK. */
-const MAX_LAYERS = 500;
+/** Of the kernel's 500, one is for the empty directory of read-only mounts. Source: fs/overlayfs/params.h, OVL_MAX_STACK. */
+export const MAX_LAYERS = 499;
 
 /** A blob as a manifest names it. */
 export interface Descriptor {
@@ -70,7 +70,7 @@ function parseImage(document: Record<string, unknown>, name: string, refuse: (wh
     throw refuse(`is ${known}, not a container image`);
   }
   if (entries === undefined) throw refuse('has a manifest without layers');
-  if (entries.length > MAX_LAYERS) throw refuse(`has ${entries.length} layers, more than the ${MAX_LAYERS} that can be mounted`);
+  if (entries.length > MAX_LAYERS) throw refuse(`has ${entries.length} layers, more than the ${MAX_LAYERS} that overlayfs mounts`);
   const layers = entries.map((layer) => {
     checkLayerType(String(layer.mediaType), refuse);
     return parseDescriptor(layer, `a layer of image ${name}`);

@@ -73,7 +73,7 @@ describe('parseManifest()', () => {
     ],
     ['an SBOM', { artifactType: 'application/spdx+json', config: { ...ociConfig, mediaType: 'application/vnd.oci.empty.v1+json' } }, 'is a bill of materials'],
     ['a Docker plugin', { config: { ...ociConfig, mediaType: 'application/vnd.docker.plugin.v1+json' } }, 'is a plugin of the Docker Engine'],
-    ['too many layers', { layers: Array.from({ length: 501 }, () => layer) }, 'has 501 layers, more than the 500 that can be mounted'],
+    ['too many layers', { layers: Array.from({ length: 500 }, () => layer) }, 'has 500 layers, more than the 499 that overlayfs mounts'],
   ])('refuses %s with a sentence that says what it is', (_what, more, why) => {
     expect(() => parse(manifest(more))).toThrow(why);
   });
