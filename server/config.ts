@@ -18,6 +18,8 @@ export interface RuntimeHandler {
   readonly allowedAnnotations: readonly string[];
   /** Commands that are executed run on the first CPU of the container's cpuset. Default on all of them. */
   readonly execCpuAffinity: ExecCpuAffinity;
+  /** Smaller memory limits of containers are refused; 0 takes any. Default as `handlerKeys` has it. */
+  readonly containerMinMemoryBytes: number;
 }
 
 /** The daemon's whole configuration: every field set, nothing mutable. Times are in milliseconds, sizes in bytes. */

@@ -117,6 +117,7 @@ function takeHandlers(settings: Settings, host: Host, take: Take): Readonly<Reco
       privilegedWithoutHostDevices: take(section, 'privileged_without_host_devices', specs.privileged_without_host_devices),
       allowedAnnotations: take(section, 'allowed_annotations', specs.allowed_annotations),
       execCpuAffinity: take(section, 'exec_cpu_affinity', specs.exec_cpu_affinity),
+      containerMinMemoryBytes: take(section, 'container_min_memory', specs.container_min_memory),
     };
   }
   return handlers;

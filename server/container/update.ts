@@ -10,7 +10,7 @@ import type { OciSpec } from '../oci/spec.ts';
 import type { Parts } from '../parts.ts';
 import { type ContainerRecord, processesOf } from './container.ts';
 
-type Needs = Pick<Parts, 'containers' | 'runtimes' | 'cgroups' | 'host' | 'locks' | 'log' | 'once' | 'paths' | 'signal'>;
+type Needs = Pick<Parts, 'config' | 'containers' | 'runtimes' | 'cgroups' | 'host' | 'locks' | 'log' | 'once' | 'paths' | 'signal'>;
 
 /** How long the OCI runtime may take, and how long it may take to put things back. */
 const UPDATE_MS = 30_000;
@@ -33,7 +33,9 @@ export async function updateContainer(parts: Needs, id: string, request: LinuxCo
   const merged = mergeResources(record.resources, request);
   // What counts is the request with the limits that it has to agree with; the rest has been looked at before.
   const { memory_limit_in_bytes, memory_swap_limit_in_bytes } = merged;
-  validateResources('linux', { ...request, memory_limit_in_bytes, memory_swap_limit_in_bytes }, parts.host);
+  // A limit that stays as it is may be from before the handler had this minimum.
+  const minMemoryBytes = request.memory_limit_in_bytes === '0' ? 0 : (parts.config.runtime.runtimes[record.handler]?.containerMinMemoryBytes ?? 0);
+  validateResources('linux', { ...request, memory_limit_in_bytes, memory_swap_limit_in_bytes }, parts.host, minMemoryBytes);
   const change = changeOfResources(record.resources, merged, request, parts.host);
   await refuseBelowUsage(parts, record, change);
   await apply(parts, { record, runtime, merged, change });

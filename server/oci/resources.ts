@@ -3,21 +3,14 @@ import type { LinuxContainerResources } from '../../proto/cri.ts';
 import type { HostFacts } from './host-facts.ts';
 import type { OciResources } from './spec.ts';
 
-/** Below it crun and runc fail themselves while they set a container up, with messages that name no limit. CRI-O's default as well. */
-export const MIN_MEMORY_BYTES = 12 * 1024 * 1024;
-
 type ResourceFacts = Pick<HostFacts, 'cgroupV2' | 'hugepageSizes' | 'swap'>;
 
 /**
  * @param field the message's path, such as `config.linux.resources`. Serves CreateContainer and UpdateContainerResources.
+ * @param minMemoryBytes the smallest limit taken, the handler's `container_min_memory`; 0 takes any.
  * @throws {CriError} `invalidArgument` naming the field.
  */
-export function validateResources(
-  field: string,
-  resources: LinuxContainerResources | null,
-  host: ResourceFacts,
-  { minMemoryBytes = MIN_MEMORY_BYTES }: { readonly minMemoryBytes?: number } = {},
-): void {
+export function validateResources(field: string, resources: LinuxContainerResources | null, host: ResourceFacts, minMemoryBytes: number): void {
   if (resources === null) return;
   // Ranges of the kernel: cpu.shares 2…262144 (kernel/sched/sched.h), periods 1 ms…1 s and quotas from 1 ms (kernel/sched/core.c).
   checkInteger(`${field}.cpu_shares`, resources.cpu_shares, 0, 262_144);
@@ -35,7 +28,7 @@ export function validateResources(
 
 /** A pod's sum or overhead, which the kubelet has set in the pod's cgroup itself: any size will do. Throws like `validateResources`. */
 export function validatePodResources(field: string, resources: LinuxContainerResources | null, host: ResourceFacts): void {
-  validateResources(field, resources, host, { minMemoryBytes: 0 });
+  validateResources(field, resources, host, 0);
 }
 
 /** What the request sets, in the runtime's terms; zero and empty mean not set. No devices and no pids in it. */
@@ -168,7 +161,7 @@ function toOciMemory(resources: LinuxContainerResources, host: ResourceFacts): O
 function validateMemory(field: string, resources: LinuxContainerResources, minMemoryBytes: number): void {
   const limit = checkInteger(`${field}.memory_limit_in_bytes`, resources.memory_limit_in_bytes, 0, Number.MAX_SAFE_INTEGER);
   if (limit > 0 && limit < minMemoryBytes) {
-    throw invalidField(`${field}.memory_limit_in_bytes`, limit, `is below ${minMemoryBytes}, the least a container can be started with`);
+    throw invalidField(`${field}.memory_limit_in_bytes`, limit, `is below ${minMemoryBytes}, the container_min_memory of the runtime handler`);
   }
   const swap = checkInteger(`${field}.memory_swap_limit_in_bytes`, resources.memory_swap_limit_in_bytes, -1, Number.MAX_SAFE_INTEGER);
   if (swap > 0 && limit === 0) throw invalidField(`${field}.memory_swap_limit_in_bytes`, swap, 'needs a memory limit');

@@ -66,8 +66,17 @@ export function validateSandboxConfig(config: PodSandboxConfig | null, host: Hos
   validateSelinux(field, security.selinux_options, host);
 }
 
-/** @param sandbox the config that the container's pod runs with. @throws {CriError} as `validateSandboxConfig`. */
-export function validateContainerConfig(config: ContainerConfig | null, sandbox: PodSandboxConfig, host: HostFacts): asserts config is ValidContainerConfig {
+/**
+ * @param sandbox the config that the container's pod runs with.
+ * @param minMemoryBytes as for `validateResources`.
+ * @throws {CriError} as `validateSandboxConfig`.
+ */
+export function validateContainerConfig(
+  config: ContainerConfig | null,
+  sandbox: PodSandboxConfig,
+  host: HostFacts,
+  minMemoryBytes: number,
+): asserts config is ValidContainerConfig {
   if (config === null) throw new CriError('invalidArgument', 'config: is missing');
   if (config.metadata === null) throw new CriError('invalidArgument', 'config.metadata: is missing');
   checkName('config.metadata.name', config.metadata.name);
@@ -83,7 +92,7 @@ export function validateContainerConfig(config: ContainerConfig | null, sandbox:
   validateDevices(config.devices);
   validateCdi(config);
   if (!Object.values(Signal).includes(config.stop_signal)) throw invalidField('config.stop_signal', config.stop_signal, 'is no signal');
-  validateResources('config.linux.resources', config.linux?.resources ?? null, host);
+  validateResources('config.linux.resources', config.linux?.resources ?? null, host, minMemoryBytes);
   const security = config.linux?.security_context ?? null;
   if (security !== null) validateContainerSecurity('config.linux.security_context', security, sandbox, host);
 }

@@ -26,7 +26,7 @@ export const createContainer =
   (parts: Parts, creations: Creations): Handler<'CreateContainer'> =>
   async ({ pod_sandbox_id, config }, { signal, stage }) => {
     const sandbox = await requireSandbox(parts, pod_sandbox_id);
-    validateContainerConfig(config, sandbox.config, parts.host);
+    validateContainerConfig(config, sandbox.config, parts.host, parts.config.runtime.runtimes[sandbox.handler]?.containerMinMemoryBytes ?? 0);
     if (sandbox.state !== 'ready') throw new CriError('failedPrecondition', `pod sandbox ${sandbox.id} is not ready`);
     const image = parts.storage.find(config.image.image);
     if (image === undefined) throw new CriError('notFound', `config.image.image: ${quote(config.image.image)} is not on this node; pull it first`);

@@ -153,7 +153,7 @@ test('parseConfig() refuses a machine without a runtime and without conmon', () 
 test('parseConfig() adds configured handlers to the built-in ones, and refuses those without a program', () => {
   const host = hostWith('/bin/crun', '/bin/conmon', '/bin/youki');
   const { runtimes } = parse(
-    '[runtime.runtimes.youki]\nprivileged_without_host_devices = true\nallowed_annotations = run.oci.*, a/b\nexec_cpu_affinity = first',
+    '[runtime.runtimes.youki]\nprivileged_without_host_devices = true\nallowed_annotations = run.oci.*, a/b\nexec_cpu_affinity = first\ncontainer_min_memory = 32MiB',
     host,
   ).runtime;
   expect(runtimes).toEqual({
@@ -163,6 +163,7 @@ test('parseConfig() adds configured handlers to the built-in ones, and refuses t
       privilegedWithoutHostDevices: false,
       allowedAnnotations: [],
       execCpuAffinity: '',
+      containerMinMemoryBytes: 512 * 1024,
     },
     youki: {
       runtimePath: '/bin/youki',
@@ -170,6 +171,7 @@ test('parseConfig() adds configured handlers to the built-in ones, and refuses t
       privilegedWithoutHostDevices: true,
       allowedAnnotations: ['run.oci.*', 'a/b'],
       execCpuAffinity: 'first',
+      containerMinMemoryBytes: 32 * 1024 ** 2,
     },
   });
   expect(problemsOf(() => parse('[runtime]\ndefault_runtime = runc\n[runtime.runtimes.kata]\n[runtime.runtimes.runc]\nruntime_path = /nowhere', host))).toEqual(
@@ -178,6 +180,19 @@ test('parseConfig() adds configured handlers to the built-in ones, and refuses t
       '/c:5: [runtime.runtimes.runc] runtime_path: /nowhere is not an executable file',
     ],
   );
+});
+
+test('parseConfig() knows the least memory of a handler by its name, unless it is told', () => {
+  const host = hostWith('/bin/crun', '/bin/runc', '/bin/conmon', '/bin/youki');
+  const { runtimes } = parse('[runtime.runtimes.youki]\n[runtime.runtimes.crun]\ncontainer_min_memory = 0', host).runtime;
+  expect(Object.entries(runtimes).map(([name, { containerMinMemoryBytes }]) => [name, containerMinMemoryBytes])).toEqual([
+    ['crun', 0],
+    ['runc', 12 * 1024 ** 2],
+    ['youki', 12 * 1024 ** 2],
+  ]);
+  expect(problemsOf(() => parse('[runtime.runtimes.youki]\ncontainer_min_memory = some', host))).toEqual([
+    '/c:2: [runtime.runtimes.youki] container_min_memory: "some" is not a size such as 16MiB',
+  ]);
 });
 
 test('parseConfig() reads default_ulimits as docker writes them', () => {

@@ -16,7 +16,12 @@ describe('validateResources()', () => {
     ['a quota below unlimited', { cpu_quota: '-2' }, 'r.cpu_quota', fullHost],
     ['an OOM score out of range', { oom_score_adj: '1001' }, 'r.oom_score_adj: "1001" is not from -1000 to 1000', fullHost],
     ['negative memory', { memory_limit_in_bytes: '-1' }, 'r.memory_limit_in_bytes', fullHost],
-    ['memory that no container starts with', { memory_limit_in_bytes: '4194304' }, 'r.memory_limit_in_bytes: 4194304 is below 12582912', fullHost],
+    [
+      'memory below the minimum',
+      { memory_limit_in_bytes: '12582911' },
+      'r.memory_limit_in_bytes: 12582911 is below 12582912, the container_min_memory',
+      fullHost,
+    ],
     ['memory past exact numbers', { memory_limit_in_bytes: '9223372036854775807' }, 'r.memory_limit_in_bytes', fullHost],
     ['swap below memory', { memory_limit_in_bytes: String(64 * MiB), memory_swap_limit_in_bytes: String(32 * MiB) }, 'is below the memory limit', fullHost],
     ['swap without memory', { memory_swap_limit_in_bytes: String(32 * MiB) }, 'needs a memory limit', fullHost],
@@ -30,7 +35,7 @@ describe('validateResources()', () => {
     ['a unified value of two lines', { unified: { 'memory.max': '1\n2' } }, 'r.unified[memory.max]', fullHost],
     ['what is no number', { cpu_shares: 'many' }, '"many" is no integer', fullHost],
   ])('refuses %s', (_what, change, message, host) => {
-    expect(() => validateResources('r', resources(change), host)).toThrow(message);
+    expect(() => validateResources('r', resources(change), host, 12 * MiB)).toThrow(message);
   });
 
   test('takes what the kubelet sends', () => {
@@ -46,10 +51,12 @@ describe('validateResources()', () => {
       ],
       unified: { 'memory.oom.group': '1', 'memory.swap.max': '0', 'hugetlb.2MB.rsvd.max': '1' },
     });
-    expect(() => validateResources('r', burstable, fullHost)).not.toThrow();
-    expect(() => validateResources('r', null, fullHost)).not.toThrow();
+    expect(() => validateResources('r', burstable, fullHost, 12 * MiB)).not.toThrow();
+    expect(() => validateResources('r', null, fullHost, 12 * MiB)).not.toThrow();
     const v1Memory = resources({ memory_limit_in_bytes: String(64 * MiB), memory_swap_limit_in_bytes: String(64 * MiB) });
-    expect(() => validateResources('r', v1Memory, v1)).not.toThrow();
+    expect(() => validateResources('r', v1Memory, v1, 64 * MiB)).not.toThrow();
+    expect(() => validateResources('r', resources({ memory_limit_in_bytes: '1' }), fullHost, 0)).not.toThrow();
+    expect(() => validateResources('r', resources(), fullHost, 64 * MiB)).not.toThrow(); // no limit is not a small one
   });
 });
 

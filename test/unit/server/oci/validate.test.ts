@@ -102,9 +102,9 @@ describe('validateContainerConfig()', () => {
         no_new_privs: true,
       },
     );
-    expect(() => validateContainerConfig(config, pod, fullHost)).not.toThrow();
-    expect(() => validateContainerConfig(containerConfig({ linux: null, log_path: '' }), pod, fullHost)).not.toThrow();
-    expect(() => validateContainerConfig(containerConfig({}, { privileged: true }), privilegedPod, fullHost)).not.toThrow();
+    expect(() => validateContainerConfig(config, pod, fullHost, 0)).not.toThrow();
+    expect(() => validateContainerConfig(containerConfig({ linux: null, log_path: '' }), pod, fullHost, 0)).not.toThrow();
+    expect(() => validateContainerConfig(containerConfig({}, { privileged: true }), privilegedPod, fullHost, 0)).not.toThrow();
   });
 
   test.each<[string, Partial<ContainerConfig> | null, string]>([
@@ -128,7 +128,13 @@ describe('validateContainerConfig()', () => {
     ['an unknown signal', { stop_signal: 99 as Signal }, 'config.stop_signal: 99'],
     ['bad resources', { linux: { resources: resources({ cpu_shares: '-5' }), security_context: null } }, 'config.linux.resources.cpu_shares'],
   ])('refuses %s', (_what, change, message) => {
-    expect(() => validateContainerConfig(change === null ? null : containerConfig(change), pod, fullHost)).toThrow(message);
+    expect(() => validateContainerConfig(change === null ? null : containerConfig(change), pod, fullHost, 0)).toThrow(message);
+  });
+
+  test('refuses a memory limit below the minimum', () => {
+    const config = containerConfig({ linux: { resources: resources({ memory_limit_in_bytes: '4095' }), security_context: null } });
+    expect(() => validateContainerConfig(config, pod, fullHost, 4095)).not.toThrow();
+    expect(() => validateContainerConfig(config, pod, fullHost, 4096)).toThrow('config.linux.resources.memory_limit_in_bytes: 4095 is below 4096');
   });
 
   test.each<[string, Partial<LinuxContainerSecurityContext>, string]>([
@@ -145,10 +151,10 @@ describe('validateContainerConfig()', () => {
     ['AppArmor without AppArmor', { apparmor_profile: 'localhost/mine' }, 'apparmor: "mine" needs AppArmor'],
     ['the network of the node', { namespace_options: namespaceOptions({ network: NamespaceMode.NODE }) }, 'namespace_options.network: "NODE" is more'],
   ])('refuses %s', (_what, change, message) => {
-    expect(() => validateContainerConfig(containerConfig({}, change), pod, fullHost)).toThrow(message);
+    expect(() => validateContainerConfig(containerConfig({}, change), pod, fullHost, 0)).toThrow(message);
   });
 
   test('bounds the value in a message', () => {
-    expect(() => validateContainerConfig(containerConfig({ log_path: `/${'x'.repeat(10_000)}` }), pod, fullHost)).toThrow(/^.{1,200}$/);
+    expect(() => validateContainerConfig(containerConfig({ log_path: `/${'x'.repeat(10_000)}` }), pod, fullHost, 0)).toThrow(/^.{1,200}$/);
   });
 });
