@@ -41,8 +41,8 @@ export class Cni implements AsyncDisposable {
   readonly #conntrack: Conntrack;
   readonly #gate = new Gate();
   #settings: CniSettings;
-  #adds: Semaphore;
-  #dels: Semaphore;
+  readonly #adds: Semaphore;
+  readonly #dels: Semaphore;
   #podCidr: string;
 
   private constructor(options: CniOptions, parts: { chain: Chain; networks: Networks; cache: AttachmentCache }) {
@@ -53,8 +53,8 @@ export class Cni implements AsyncDisposable {
     this.#networks = parts.networks;
     this.#cache = parts.cache;
     this.#conntrack = new Conntrack(options.run ?? run, log);
-    this.#adds = semaphore(settings);
-    this.#dels = semaphore(settings);
+    this.#adds = new Semaphore(places(settings));
+    this.#dels = new Semaphore(places(settings));
     this.#podCidr = options.podCidr ?? '';
     this.#readiness = new Readiness({ networks: parts.networks, ask: ({ conf }) => this.#chain.askStatus(conf), graceMs: settings.statusGraceMs, log });
   }
@@ -82,8 +82,8 @@ export class Cni implements AsyncDisposable {
     const { parallel } = this.#settings;
     this.#settings = settings;
     if (settings.parallel !== parallel) {
-      this.#adds = semaphore(settings);
-      this.#dels = semaphore(settings);
+      this.#adds.resize(places(settings));
+      this.#dels.resize(places(settings));
     }
     this.#readiness.graceMs = settings.statusGraceMs;
     await this.#networks.configure(settings);
@@ -271,6 +271,6 @@ async function allSettled<A, B>(both: readonly [Promise<A>, Promise<B>]): Promis
   return await Promise.all(both);
 }
 
-function semaphore({ parallel }: CniSettings): Semaphore {
-  return new Semaphore(parallel === 0 ? Number.POSITIVE_INFINITY : parallel);
+function places({ parallel }: CniSettings): number {
+  return parallel === 0 ? Number.POSITIVE_INFINITY : parallel;
 }

@@ -151,6 +151,24 @@ test('attach() keeps to the limit of pods at the same time', async () => {
   expect(most).toBe(2);
 });
 
+test('configure() lets pods in that wait already, as far as the new limit goes', async () => {
+  await using world = await makeFakeNetwork([{ delayMs: 20 }], { parallel: 1 });
+  const adding = new Set<string>();
+  let most = 0;
+  const attach = async (id: string) => {
+    const onStage = (stage: string): void => {
+      if (!stage.startsWith('CNI ADD')) return;
+      if (adding.size === 0) void world.cni.configure({ ...testSettings, parallel: 3 });
+      adding.add(id);
+      most = Math.max(most, adding.size);
+    };
+    const onRun = (): void => void adding.delete(id);
+    await world.cni.attach(await world.cni.plan({ ...pod, id }, options()), { ...options(), onStage, onRun });
+  };
+  await Promise.all(['a', 'b', 'c', 'd', 'e'].map(attach));
+  expect(most).toBe(3);
+});
+
 test('attach() gives one address of each family', async () => {
   await using world = await makeFakeNetwork([{ addresses: ['fd00::2/64', '10.1.0.2/24', '10.1.0.3/24', 'fd00::3/64'] }]);
   const { ips } = await world.cni.attach(await world.cni.plan(pod, options()), options());
