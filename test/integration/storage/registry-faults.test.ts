@@ -3,37 +3,17 @@ import { randomBytes } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { describe, expect, test } from 'vitest';
-import type { RegistryAuth } from '../../../storage/storage.ts';
 import { FakeRegistry, type FakeRegistryOptions, type Fault } from '../../fakes/registry.ts';
 import { contentOf, makeImage } from '../../fixtures/storage/image.ts';
+import { alice, type ServedStore, serveStore } from '../../fixtures/storage/served-store.ts';
 import { TestStore } from '../../fixtures/storage/store.ts';
 
-const alice: RegistryAuth = { username: 'alice', password: 'secret-word', auth: '', serverAddress: '', identityToken: '', registryToken: '' };
 const image = makeImage([{ entries: [{ name: 'a', content: randomBytes(40_000) }] }]);
 const layer = image.layerDigests[0] as string;
 const content = contentOf({ 'app:1': image });
 const IDLE_MS = 1_000;
 
-interface Pair extends AsyncDisposable {
-  readonly store: TestStore;
-  readonly registry: FakeRegistry;
-  readonly pull: (auth?: RegistryAuth) => Promise<{ readonly id: string }>;
-}
-
-async function serve(options: FakeRegistryOptions = {}, pullProgressTimeoutMs = IDLE_MS): Promise<Pair> {
-  const registry = await FakeRegistry.start(content, options);
-  const store = await TestStore.open({ pullProgressTimeoutMs });
-  await store.redirect('example.com', registry.host);
-  return {
-    store,
-    registry,
-    pull: (auth) => store.storage.pull('example.com/app:1', { signal: store.signal, ...(auth === undefined ? {} : { auth }) }),
-    [Symbol.asyncDispose]: async () => {
-      await store[Symbol.asyncDispose]();
-      await registry[Symbol.asyncDispose]();
-    },
-  };
-}
+const serve = (options?: FakeRegistryOptions, pullProgressTimeoutMs = IDLE_MS): Promise<ServedStore> => serveStore(content, options, pullProgressTimeoutMs);
 
 const on = (part: string, fault: Fault, times = 99): FakeRegistryOptions => ({
   fault: ({ path, count }) => (path.includes(part) && count <= times ? fault : undefined),
