@@ -1,6 +1,7 @@
 import { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { Gate } from './gate.ts';
+import { MessageBuffers } from './message-buffers.ts';
 
 const READ_AHEAD_BYTES = 256 * 1024;
 /** Three reads of a pipe: whoever writes is not stopped and started for each. */
@@ -9,9 +10,6 @@ const WRITE_AHEAD_BYTES = 192 * 1024;
 const PROBE_MS = 1_000;
 /** How long a client may take to close when all has been sent. */
 const LINGER_MS = 10_000;
-
-/** What is read of a pipe or a socket at a time, and the number of its channel. */
-const MESSAGE_BYTES = 64 * 1024 + 1;
 
 /** How messages carry a channel's number and bytes: as they are, or as a digit and base64 for clients that can only do text. */
 export type Coding = 'binary' | 'base64';
@@ -29,8 +27,7 @@ export class ChannelSocket {
   readonly #gate: Gate;
   readonly #coding: Coding;
   readonly #idle: NodeJS.Timeout;
-  /** Messages that have been sent, to be used again: garbage of this size costs more than its copying. */
-  readonly #free: Buffer[] = [];
+  readonly #buffers = new MessageBuffers();
   #probe: NodeJS.Timeout | undefined;
   #blocked = 0;
   #closing = false;
@@ -76,12 +73,12 @@ export class ChannelSocket {
   }
 
   #sendBinary(channel: number, bytes: Buffer, done: () => void): void {
-    const size = 1 + bytes.length;
-    const buffer = (size <= MESSAGE_BYTES ? this.#free.pop() : undefined) ?? Buffer.allocUnsafeSlow(Math.max(size, MESSAGE_BYTES));
-    buffer[0] = channel;
-    bytes.copy(buffer, 1);
-    this.#ws.send(buffer.subarray(0, size), { binary: true }, () => {
-      if (buffer.length === MESSAGE_BYTES) this.#free.push(buffer);
+    const { message, release } = this.#buffers.make(1 + bytes.length, (buffer) => {
+      buffer[0] = channel;
+      bytes.copy(buffer, 1);
+    });
+    this.#ws.send(message, { binary: true }, () => {
+      release();
       done();
     });
   }

@@ -1,11 +1,13 @@
 import { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { Gate } from './gate.ts';
+import { MessageBuffers } from './message-buffers.ts';
 
 /** The bytes of a WebSocket's messages as one stream: what SPDY runs over where it is tunnelled. Never emits `error`. */
 export class Tunnel extends Duplex {
   readonly #ws: WebSocket;
   readonly #gate: Gate;
+  readonly #buffers = new MessageBuffers();
 
   /** `transport` is what the WebSocket writes to. */
   constructor(ws: WebSocket, transport: Duplex) {
@@ -24,12 +26,15 @@ export class Tunnel extends Duplex {
   }
 
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.#send(chunk, done);
+    this.#send([chunk], done);
   }
 
   /** A frame comes as its head and its data: one message for both. */
   override _writev(chunks: readonly { readonly chunk: Buffer }[], done: () => void): void {
-    this.#send(Buffer.concat(chunks.map(({ chunk }) => chunk)), done);
+    this.#send(
+      chunks.map(({ chunk }) => chunk),
+      done,
+    );
   }
 
   override _final(done: () => void): void {
@@ -44,10 +49,19 @@ export class Tunnel extends Duplex {
     done();
   }
 
-  #send(bytes: Buffer, done: () => void): void {
+  #send(parts: readonly Buffer[], done: () => void): void {
     this.#gate.pass(() => {
-      if (this.#ws.readyState === this.#ws.OPEN) this.#ws.send(bytes, { binary: true }, () => done());
-      else done();
+      if (this.#ws.readyState !== this.#ws.OPEN) return done();
+      const { message, release } = this.#buffers.make(totalLength(parts), (buffer) => {
+        let offset = 0;
+        for (const part of parts) offset += part.copy(buffer, offset);
+      });
+      this.#ws.send(message, { binary: true }, () => {
+        release();
+        done();
+      });
     });
   }
 }
+
+const totalLength = (parts: readonly Buffer[]): number => parts.reduce((sum, { length }) => sum + length, 0);
