@@ -20,6 +20,7 @@ const FRAMES = Number(process.env.FUZZ_FRAMES ?? 60_000);
 const FRAMES_PER_RUN = 200;
 /** Of the tests below. */
 const KINDS_OF_SESSION = 6;
+const all = { minLength: FRAMES_PER_RUN, maxLength: FRAMES_PER_RUN, size: 'max' } as const;
 const options = { numRuns: Math.ceil(FRAMES / FRAMES_PER_RUN / KINDS_OF_SESSION), endOnFailure: false };
 /** A read of 64 KiB, one piece of data, and what a connection may owe in answers. */
 const MAX_QUEUED_BYTES = 4 * 1024 * 1024;
@@ -27,6 +28,8 @@ const MAX_QUEUED_BYTES = 4 * 1024 * 1024;
 /** A client's connection in memory. `reads` false is a client that takes nothing. */
 class Transport extends Duplex {
   mostQueued = 0;
+  /** The HTTP answer. */
+  answer = '';
   readonly #reads: boolean;
 
   constructor(reads: boolean) {
@@ -36,7 +39,8 @@ class Transport extends Duplex {
 
   override _read(): void {}
 
-  override _write(_chunk: Buffer, _encoding: string, done: () => void): void {
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.answer ||= chunk.toString('latin1');
     this.mostQueued = Math.max(this.mostQueued, this.writableLength);
     if (this.#reads) done();
   }
@@ -60,7 +64,7 @@ const handler =
 type Kind = 'exec' | 'portforward';
 
 /** Feeds the pieces to a session as long as it reads, then goes away, and waits for everything to end. */
-async function attack(kind: Kind, headers: Record<string, string>, pieces: readonly Buffer[], mood: { reads: boolean; slow: boolean }): Promise<void> {
+async function attack(kind: Kind, given: Readonly<Record<string, string>>, reads: readonly Buffer[], mood: { reads: boolean; slow: boolean }): Promise<void> {
   const transport = new Transport(mood.reads);
   const connections = new Set<Duplex>();
   const connect: PortConnector = async (_port, inbox) => {
@@ -78,10 +82,14 @@ async function attack(kind: Kind, headers: Record<string, string>, pieces: reado
       ? { kind, streams: { stdin: true, stdout: true, stderr: false, tty: true }, handler: handler(mood.slow) }
       : { kind, pod: 'p', ports: [80, 443], connect };
   const limits = { idleTimeoutMs: 60_000, creationTimeoutMs: 60_000 };
+  const headers = { ...given }; // of this request alone: they are changed on the way
   const request = { method: 'GET', url: '/', headers } as unknown as IncomingMessage;
   const live = accept({ request, socket: transport as unknown as Socket, head: Buffer.alloc(0), limits, report: () => {} }, ticket);
   if (live === undefined || !('done' in live)) throw new Error('not accepted');
-  for (const piece of pieces) {
+  expect(transport.answer).toContain(
+    `-Protocol${headers.upgrade === 'websocket' ? '' : '-Version'}: ${given['sec-websocket-protocol'] ?? given['x-stream-protocol-version']}\r\n`,
+  );
+  for (const piece of reads) {
     if (transport.destroyed || transport.readableEnded) break;
     if (transport.push(piece)) continue;
     await turn();
@@ -95,17 +103,15 @@ async function attack(kind: Kind, headers: Record<string, string>, pieces: reado
   expect(transport.mostQueued).toBeLessThan(MAX_QUEUED_BYTES);
 }
 
-/** Bytes in pieces: small ones of this length at first, then such as a socket reads. */
-function cut(bytes: Buffer, length: number): Buffer[] {
-  const pieces: Buffer[] = [];
-  let offset = 0;
-  while (offset < bytes.length) {
-    const end = offset + (offset < 4_096 ? length : 65_536);
-    pieces.push(bytes.subarray(offset, end));
-    offset = end;
+function* pieces(bytes: Buffer, length: number, lengthLater = length): Generator<Buffer> {
+  for (let offset = 0, end = 0; offset < bytes.length; offset = end) {
+    end = offset + (offset < 4_096 ? length : lengthLater);
+    yield bytes.subarray(offset, end);
   }
-  return pieces;
 }
+
+/** What a socket reads: small pieces of this length at first, then as large as they come. */
+const cut = (bytes: Buffer, length: number): Buffer[] => [...pieces(bytes, length, 65_536)];
 
 const mood = fc.record({ reads: fc.boolean(), slow: fc.boolean() });
 const pieceLength = fc.oneof(fc.constant(65_536), fc.integer({ min: 1, max: 100 }));
@@ -175,9 +181,8 @@ const spdyHeaders = (kind: Kind): Record<string, string> => ({
 });
 
 test.each<Kind>(['exec', 'portforward'])('no frames of SPDY crash, hang or bloat a session: %s', { timeout: 600_000 }, async (kind) => {
-  const steps = fc.array(spdyStep, { minLength: FRAMES_PER_RUN, maxLength: FRAMES_PER_RUN, size: 'max' });
   await fc.assert(
-    fc.asyncProperty(steps, pieceLength, mood, (all, length, how) => attack(kind, spdyHeaders(kind), cut(spdyBytes(all), length), how)),
+    fc.asyncProperty(fc.array(spdyStep, all), pieceLength, mood, (steps, length, how) => attack(kind, spdyHeaders(kind), cut(spdyBytes(steps), length), how)),
     options,
   );
 });
@@ -218,6 +223,14 @@ const webSocketStep = fc.oneof(
   { weight: 1, arbitrary: fc.uint8Array({ maxLength: 40 }).map((bytes) => Buffer.from(bytes)) },
 );
 
+/** SPDY in messages that care nothing for its frames, with pings between them, and rarely with something else. */
+const tunnelled = fc
+  .tuple(fc.array(spdyStep, all), fc.integer({ min: 1, max: 4_096 }), fc.array(webSocketStep, { maxLength: 1 }), fc.nat(1_000))
+  .map(([steps, length, strange, at]) => {
+    const messages = Array.from(pieces(spdyBytes(steps), length), (piece) => Buffer.concat([webSocketFrame(2, piece), webSocketFrame(9, Buffer.alloc(0))]));
+    return [...messages.slice(0, at), ...strange, ...messages.slice(at)];
+  });
+
 test.each<[Kind, string]>([
   ['exec', 'v5.channel.k8s.io'],
   ['exec', 'base64.channel.k8s.io'],
@@ -231,12 +244,9 @@ test.each<[Kind, string]>([
     'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ==',
     'sec-websocket-protocol': protocol,
   };
-  const tunnelled = fc.array(spdyStep, { minLength: 1, maxLength: 20 }).map((steps) => webSocketFrame(2, spdyBytes(steps)));
-  const step = protocol.startsWith('SPDY') ? fc.oneof(tunnelled, webSocketStep) : webSocketStep;
+  const frames = protocol.startsWith('SPDY') ? tunnelled : fc.array(webSocketStep, all);
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { minLength: FRAMES_PER_RUN, maxLength: FRAMES_PER_RUN, size: 'max' }), pieceLength, mood, (frames, length, how) =>
-      attack(kind, headers, cut(Buffer.concat(frames), length), how),
-    ),
+    fc.asyncProperty(frames, pieceLength, mood, (messages, length, how) => attack(kind, headers, cut(Buffer.concat(messages), length), how)),
     options,
   );
 });
