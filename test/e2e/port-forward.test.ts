@@ -6,11 +6,11 @@ import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { type ClientStream, SpdyClient } from '../fakes/spdy-client.ts';
+import { streamClients } from '../support/clients.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { NGINX } from '../support/images.ts';
 import { ensureImage, makePod, runPod, startContainer } from '../support/pod.ts';
 import { listenInPod } from '../support/pod-server.ts';
-import { findTool } from '../support/tool.ts';
 import { until } from '../support/wait.ts';
 
 let daemon: Daemon;
@@ -144,17 +144,18 @@ test('a pod in the network of the node is forwarded to there', async () => {
   client.destroy();
 });
 
-/** The real crictl, forwarding to a port from one that it chooses. */
-async function crictlForward(transport: string, pod: string, port: number): Promise<{ localPort: number; child: ChildProcess }> {
-  const args = ['--config', '/dev/null', '-r', `unix://${daemon.socket}`, '-t', '60s', 'port-forward', '--transport', transport, pod, `:${port}`];
-  const child = spawn(findTool('crictl') ?? '', args, { cwd: daemon.directory });
+/** A client as people have it, forwarding to a port from one that it chooses. */
+async function forwardBy(clientName: string, pod: string, port: number): Promise<{ localPort: number; child: ChildProcess }> {
+  const client = streamClients(daemon).find(({ name }) => name === clientName);
+  const [file, ...args] = client?.portForward(pod, `:${port}`) ?? [];
+  const child = spawn(file ?? '', args, { cwd: daemon.directory });
   let said = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', (text: Buffer) => {
       said += text;
     });
   }
-  const localPort = await until(`crictl to listen`, () => {
+  const localPort = await until(`${clientName} to listen`, () => {
     if (child.exitCode !== null) throw new Error(said);
     return Number(/Forwarding from 127\.0\.0\.1:(\d+)/.exec(said)?.[1]) || undefined;
   });
@@ -167,15 +168,18 @@ async function end(child: ChildProcess): Promise<void> {
   await exited;
 }
 
-test.skipIf(findTool('crictl') === undefined).each(['spdy', 'websocket'])(
-  'the real crictl forwards by %s: a web page, and 50 MB with equal checksums both ways',
-  async (transport) => {
+test.each(streamClients({ socket: '' }).map(({ name }) => name))(
+  'a client that people have forwards a web page, and 50 MB with equal checksums both ways: %s',
+  async (clientName) => {
     const pod = makePod(daemon);
     const id = await runPod(daemon, pod);
     await ensureImage(daemon, NGINX);
     await startContainer(daemon, pod, id, { image: NGINX, args: [] });
-    const web = await crictlForward(transport, id, 80);
-    await until('the page', async () => (await fetch(`http://127.0.0.1:${web.localPort}/`).catch(() => undefined))?.ok);
+    // Clients give up their session at the first port that nobody listens on.
+    const ip = (await daemon.cri.PodSandboxStatus({ pod_sandbox_id: id })).status?.network?.ip;
+    await until('the web server', async () => (await fetch(`http://${ip}/`).catch(() => undefined))?.ok);
+    const web = await forwardBy(clientName, id, 80);
+    expect((await fetch(`http://127.0.0.1:${web.localPort}/`)).ok).toBe(true);
     await end(web.child);
 
     const bytes = randomBytes(50_000_000);
@@ -185,7 +189,7 @@ test.skipIf(findTool('crictl') === undefined).each(['spdy', 'websocket'])(
       socket.write(bytes);
       socket.once('end', () => socket.end());
     });
-    const { localPort, child } = await crictlForward(transport, id, server.port);
+    const { localPort, child } = await forwardBy(clientName, id, server.port);
     const socket = connect({ host: '127.0.0.1', port: localPort });
     const back = createHash('sha256');
     let length = 0;
