@@ -1,6 +1,7 @@
 import { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { Gate } from './gate.ts';
+import { IdleClock } from './idle-clock.ts';
 import { MessageBuffers } from './message-buffers.ts';
 
 const READ_AHEAD_BYTES = 256 * 1024;
@@ -26,7 +27,7 @@ export class ChannelSocket {
   readonly #ws: WebSocket;
   readonly #gate: Gate;
   readonly #coding: Coding;
-  readonly #idle: NodeJS.Timeout;
+  readonly #idle: IdleClock;
   readonly #buffers = new MessageBuffers();
   #probe: NodeJS.Timeout | undefined;
   #blocked = 0;
@@ -42,7 +43,7 @@ export class ChannelSocket {
     this.#ws = ws;
     this.#coding = coding;
     this.#gate = new Gate(transport);
-    this.#idle = setTimeout(() => (this.#closing ? ws.terminate() : events.idle()), idleTimeoutMs);
+    this.#idle = new IdleClock(idleTimeoutMs, { idle: events.idle, cutOff: () => ws.terminate() });
     let failure: Error | undefined;
     ws.on('message', (message: Buffer) => {
       this.#idle.refresh();
@@ -52,7 +53,7 @@ export class ChannelSocket {
       failure ??= err;
     });
     ws.on('close', () => {
-      clearTimeout(this.#idle);
+      this.#idle.stop();
       clearInterval(this.#probe);
       events.closed(failure);
     });

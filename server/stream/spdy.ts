@@ -1,5 +1,6 @@
 import { Duplex } from 'node:stream';
 import { Gate } from './gate.ts';
+import { IdleClock } from './idle-clock.ts';
 import { controlFrame, dataHeader, FLAG_FIN, FRAME, FrameReader, type FrameSink, MAX_STREAM_ID, numbersFrame, RESET, SpdyError } from './spdy-frame.ts';
 import { EMPTY_BLOCK, HeaderReader, type Headers } from './spdy-headers.ts';
 
@@ -125,7 +126,7 @@ export class SpdyConnection {
   readonly #reader: FrameReader;
   readonly #headers = new HeaderReader();
   readonly #streams = new Map<number, SpdyStream>();
-  readonly #idle: NodeJS.Timeout;
+  readonly #idle: IdleClock;
   readonly #link: Link;
   #probe: NodeJS.Timeout | undefined;
   #blocked = 0;
@@ -149,7 +150,7 @@ export class SpdyConnection {
       reset: (stream) => this.#reset(stream.id, RESET.CANCEL),
       drop: (stream) => this.#streams.delete(stream.id),
     };
-    this.#idle = setTimeout(() => (this.#closing ? transport.destroy() : events.idle()), idleTimeoutMs);
+    this.#idle = new IdleClock(idleTimeoutMs, { idle: events.idle, cutOff: () => transport.destroy() });
     transport.on('data', (bytes: Buffer) => this.#read(bytes));
     transport.on('end', () => transport.destroy());
     transport.on('error', () => {}); // `close` follows
@@ -186,7 +187,7 @@ export class SpdyConnection {
   }
 
   #teardown(): void {
-    clearTimeout(this.#idle);
+    this.#idle.stop();
     clearInterval(this.#probe);
     for (const stream of this.#streams.values()) stream.cutOff();
     this.#streams.clear();
