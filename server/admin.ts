@@ -49,6 +49,7 @@ export async function serveAdmin({ path, routes, log }: AdminDeps): Promise<Asyn
   });
   server.requestTimeout = 0; // an archive comes as slowly as its source, perhaps a pipe
   await listen(server, path);
+  server.on('error', (err) => log.warn({ err, path }, 'Could not accept client'));
   return {
     [Symbol.asyncDispose]: async () => {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
@@ -67,7 +68,10 @@ async function listen(server: Server, path: string): Promise<void> {
   try {
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
-      server.listen(path, resolve);
+      server.listen(path, () => {
+        server.off('error', reject);
+        resolve();
+      });
       process.umask(umask); // the socket is bound by now
     });
   } finally {

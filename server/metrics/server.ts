@@ -37,9 +37,12 @@ export async function serveMetrics({ registry, host, port, socket, resources, lo
     });
   };
 
+  const notAccepted = (err: Error): void => log.warn({ err }, 'Could not accept metrics client');
+
   const tcp = newServer(answer);
   undo.defer(() => close(tcp));
   await listen(tcp, `${host}:${port}`, () => tcp.listen({ host, port }));
+  tcp.on('error', notAccepted);
   if (socket !== '') {
     await removeStale(socket);
     const unix = newServer(answer);
@@ -53,6 +56,7 @@ export async function serveMetrics({ registry, host, port, socket, resources, lo
         process.umask(mask);
       }
     });
+    unix.on('error', notAccepted);
   }
 
   const bound = tcp.address();
@@ -105,8 +109,12 @@ function reply(response: ServerResponse, status: number, text: string): void {
 
 function listen(server: Server, where: string, start: () => void): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once('error', (err) => reject(new CriError('failedPrecondition', `serve metrics on ${where}: ${describeError(err)}`, { cause: err })));
-    server.once('listening', resolve);
+    const fail = (err: Error): void => reject(new CriError('failedPrecondition', `serve metrics on ${where}: ${describeError(err)}`, { cause: err }));
+    server.once('error', fail);
+    server.once('listening', () => {
+      server.off('error', fail);
+      resolve();
+    });
     start();
   });
 }

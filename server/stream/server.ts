@@ -80,6 +80,7 @@ export async function serveStreams(options: StreamServerOptions): Promise<Stream
   });
 
   const bound = await listen(server, address, port);
+  server.on('error', (err) => log.warn({ err }, 'Could not accept streaming client'));
   undo.defer(() => stop(server, sockets, sessions));
   if (files !== undefined) undo.use(files.follow(server as TlsServer, options.tlsLookMs));
   const baseUrl = `${tls === undefined ? 'http' : 'https'}://${urlHost(address)}:${bound}`;
@@ -121,8 +122,10 @@ function makeServer(files: TlsFiles | undefined, tls: TlsOptions | undefined): S
 /** Returns the port. */
 function listen(server: Server, address: string, port: number): Promise<number> {
   return new Promise((resolve, reject) => {
-    server.once('error', (err) => reject(new CriError('failedPrecondition', `serve streams on ${address}:${port}: ${describeError(err)}`, { cause: err })));
+    const fail = (err: Error): void => reject(new CriError('failedPrecondition', `serve streams on ${address}:${port}: ${describeError(err)}`, { cause: err }));
+    server.once('error', fail);
     server.listen({ host: address, port }, () => {
+      server.off('error', fail);
       const bound = server.address();
       if (bound === null || typeof bound === 'string') reject(new Error(`serve streams on ${address}:${port}: no address`));
       else resolve(bound.port);

@@ -1,8 +1,9 @@
 import { once } from 'node:events';
-import { connect } from 'node:net';
+import { type AddressInfo, connect, Server } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { expect, test } from 'vitest';
 import { CriError } from '#base/errors.ts';
+import { silentLog } from '#base/log.ts';
 import type { PortConnector, SessionHandler } from '../../../../server/stream/session.ts';
 import { type ClientStream, Refused, SpdyClient } from '../../../fakes/spdy-client.ts';
 import { WsClient } from '../../../fakes/ws-client.ts';
@@ -170,6 +171,23 @@ test.each([
 test('an address that is in use is named', async () => {
   const port = Number(new URL((await serve()).baseUrl).port);
   await expect(serve({ port })).rejects.toMatchObject({ kind: 'failedPrecondition', message: expect.stringContaining(`serve streams on 127.0.0.1:${port}: `) });
+});
+
+test('connections that the kernel cannot hand over are told of, and the server goes on', async () => {
+  const told: unknown[] = [];
+  const log = { ...silentLog, warn: ({ err }: { err: unknown }) => void told.push(err) } as unknown as typeof silentLog;
+  const server = await serve({ log });
+  const { port } = new URL(server.baseUrl);
+  const handles = (process as unknown as { _getActiveHandles(): unknown[] })._getActiveHandles();
+  const listener = handles.find((handle): handle is Server => handle instanceof Server && (handle.address() as AddressInfo | null)?.port === Number(port));
+  const failures = ['EMFILE', 'ENOBUFS'].map((code) => Object.assign(new Error(`accept ${code}`), { code }));
+  for (const failure of failures) listener?.emit('error', failure); // as Node does when accept(2) fails
+  expect(told).toEqual(failures);
+  const { error } = await bySpdy(
+    server.exec(PIPE, async () => 0),
+    ['error', 'stdin', 'stdout'],
+  );
+  expect(await error.text()).toContain('Success');
 });
 
 test('of 10,000 streams 1,000 are taken and the others refused, and the session goes on', async () => {
