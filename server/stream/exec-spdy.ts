@@ -3,8 +3,9 @@ import { CriError } from '#base/errors.ts';
 import { clientGone, conduct, idleTooLong, type LiveSession } from './conduct.ts';
 import { type Ending, endingStatus, endingText } from './exit-status.ts';
 import type { SessionHandler, StreamOptions } from './session.ts';
-import { SpdyConnection, type SpdyStream } from './spdy.ts';
+import { SpdyConnection } from './spdy.ts';
 import type { SpdyError } from './spdy-frame.ts';
+import type { SpdyStream } from './spdy-stream.ts';
 import { SizeReader } from './terminal-size.ts';
 
 /** Best first. Source: k8s.io/apimachinery, util/remotecommand. */

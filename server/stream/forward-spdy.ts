@@ -4,8 +4,9 @@ import type { LiveSession } from './conduct.ts';
 import type { Limits } from './exec-spdy.ts';
 import { forward } from './forward.ts';
 import type { PortConnector } from './session.ts';
-import { SpdyConnection, type SpdyStream } from './spdy.ts';
+import { SpdyConnection } from './spdy.ts';
 import type { SpdyError } from './spdy-frame.ts';
+import type { SpdyStream } from './spdy-stream.ts';
 
 export const FORWARD_SPDY_PROTOCOLS = ['portforward.k8s.io'] as const;
 

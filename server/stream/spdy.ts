@@ -1,15 +1,14 @@
-import { Duplex } from 'node:stream';
+import type { Duplex } from 'node:stream';
 import { Gate } from './gate.ts';
 import { IdleClock } from './idle-clock.ts';
 import { controlFrame, dataHeader, FLAG_FIN, FRAME, FrameReader, type FrameSink, MAX_STREAM_ID, numbersFrame, RESET, SpdyError } from './spdy-frame.ts';
 import { EMPTY_BLOCK, HeaderReader, type Headers } from './spdy-headers.ts';
+import { AHEAD, LITTLE_AHEAD, type Link, SpdyStream } from './spdy-stream.ts';
 
 /** Open at one time; a forwarded connection takes two. */
 const MAX_STREAMS = 1_000;
-/** Of one stream, that nobody has read yet; then the whole connection waits, for SPDY/3.1 as Kubernetes speaks it has no windows. */
-const READ_AHEAD_BYTES = 256 * 1024;
-/** Three reads of a pipe: whoever writes is not stopped and started for each. */
-const WRITE_AHEAD_BYTES = 192 * 1024;
+/** With that many open, more streams get little room each. */
+const MANY_STREAMS = 32;
 /** A piece of data in one frame: clients reserve memory for a whole frame. */
 const MAX_FRAME_BYTES = 256 * 1024;
 /** Of answers and resets that wait for a client that reads nothing. */
@@ -27,95 +26,6 @@ export interface SpdyEvents {
   readonly idle: () => void;
   /** The connection has ended, once; with what the client did wrong, if it did. The streams are destroyed by now. */
   readonly closed: (err: SpdyError | undefined) => void;
-}
-
-/** What a stream asks of its connection. */
-interface Link {
-  /** `done` when the bytes have been handed over, or nobody is left to take them. */
-  write(stream: SpdyStream, bytes: Buffer, fin: boolean, done: () => void): void;
-  /** The stream's reader has enough for now: nothing more is to be read for anybody, until as many `unblock`s. */
-  block(): void;
-  unblock(): void;
-  reset(stream: SpdyStream): void;
-  drop(stream: SpdyStream): void;
-}
-
-/**
- * One stream. The two directions end apart. It never emits `error`: `close` without `end` tells that it was cut off. The
- * callback of a write comes when the kernel has the bytes: their buffer may then be used again.
- */
-export class SpdyStream extends Duplex {
-  readonly id: number;
-  readonly headers: Headers;
-  readonly #link: Link;
-  #blocking = false;
-  #finSent = false;
-  #finReceived = false;
-  #wasCutOff = false;
-
-  constructor(link: Link, id: number, headers: Headers) {
-    super({ allowHalfOpen: true, readableHighWaterMark: READ_AHEAD_BYTES, writableHighWaterMark: WRITE_AHEAD_BYTES });
-    this.#link = link;
-    this.id = id;
-    this.headers = headers;
-    this.on('error', () => {}); // of a write that came after the end: whoever wrote learns of it by `close`
-  }
-
-  /** Takes what the client sent. */
-  receive(piece: Buffer, fin: boolean): void {
-    if (this.#finReceived) return;
-    if (piece.length > 0 && !this.push(piece) && !this.#blocking) {
-      this.#blocking = true;
-      this.#link.block();
-    }
-    if (!fin) return;
-    this.#finReceived = true;
-    this.push(null);
-    this.#unblock(); // no more will come, and an ended stream is not asked to read
-    this.#dropWhenDone();
-  }
-
-  /** The client has reset it, or has gone. */
-  get wasCutOff(): boolean {
-    return this.#wasCutOff;
-  }
-
-  /** Ends at once, without a word to the client: it has gone or has reset the stream. */
-  cutOff(): void {
-    this.#wasCutOff = true;
-    this.destroy();
-  }
-
-  override _read(): void {
-    this.#unblock();
-  }
-
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.#link.write(this, chunk, false, done);
-  }
-
-  override _final(done: () => void): void {
-    this.#finSent = true;
-    this.#link.write(this, Buffer.alloc(0), true, done);
-    this.#dropWhenDone();
-  }
-
-  override _destroy(_err: Error | null, done: (err?: Error | null) => void): void {
-    if (!this.#wasCutOff && !(this.#finSent && this.#finReceived)) this.#link.reset(this);
-    this.#link.drop(this);
-    this.#unblock();
-    done();
-  }
-
-  #unblock(): void {
-    if (!this.#blocking) return;
-    this.#blocking = false;
-    this.#link.unblock();
-  }
-
-  #dropWhenDone(): void {
-    if (this.#finSent && this.#finReceived) this.#link.drop(this);
-  }
 }
 
 /** The server's side of a SPDY/3.1 connection, as the clients of Kubernetes speak it: they open all streams. */
@@ -234,7 +144,7 @@ export class SpdyConnection {
       this.#reset(id, RESET.REFUSED_STREAM);
       return;
     }
-    const stream = new SpdyStream(this.#link, id, headers);
+    const stream = new SpdyStream(this.#link, id, headers, this.#streams.size < MANY_STREAMS ? AHEAD : LITTLE_AHEAD);
     this.#streams.set(id, stream);
     if (!this.#events.stream(stream)) {
       stream.cutOff();

@@ -1,15 +1,13 @@
 import { EventEmitter, once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
-import { connect, createServer, type Socket } from 'node:net';
-import { type Duplex, duplexPair, Writable } from 'node:stream';
+import type { Socket } from 'node:net';
+import { Duplex, duplexPair } from 'node:stream';
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, expect, test, vi } from 'vitest';
 import type { CriError } from '#base/errors.ts';
-import { silentLog } from '#base/log.ts';
 import { accept, type Ticket } from '../../../../server/stream/accept.ts';
-import { serveStreams } from '../../../../server/stream/server.ts';
 import type { PortConnector, SessionHandler } from '../../../../server/stream/session.ts';
-import { SpdyClient } from '../../../fakes/spdy-client.ts';
+import { type ClientStream, SpdyClient } from '../../../fakes/spdy-client.ts';
 
 afterEach(() => void vi.useRealTimers());
 
@@ -40,10 +38,7 @@ function begin(headers: Readonly<Record<string, string>>, ticket: Ticket): { tra
   const [transport, far] = duplexPair();
   const request = Object.assign(new EventEmitter(), { method: 'GET', url: '/', headers: { connection: 'Upgrade', ...headers } });
   const limits = { idleTimeoutMs: IDLE_MS, creationTimeoutMs: 30_000 };
-  const live = accept(
-    { request: request as unknown as IncomingMessage, socket: transport as Socket, head: Buffer.alloc(0), limits, report: () => {} },
-    ticket,
-  );
+  const live = accept({ request: request as unknown as IncomingMessage, socket: transport as Socket, head: Buffer.alloc(0), limits, report: () => {} }, ticket);
   if (live === undefined || !('done' in live)) throw new Error('not accepted');
   return { transport, far };
 }
@@ -87,4 +82,81 @@ test.each([
   vi.advanceTimersByTime(LINGER_MS);
   await turns();
   expect(transport.destroyed).toBe(true);
+});
+
+test.each([
+  ['exec', webSocket('v5.channel.k8s.io')],
+  ['port-forward', webSocket('SPDY/3.1+portforward.k8s.io')],
+])('a client of WebSocket that reads no answers to its pings is cut off: %s', async (what, headers) => {
+  const handler: SessionHandler = async ({ signal }) => {
+    await once(signal, 'abort');
+    throw signal.reason;
+  };
+  const ticket: Ticket =
+    what === 'exec'
+      ? { kind: 'exec', streams: PIPE, handler }
+      : { kind: 'portforward', pod: 'p', ports: [], connect: () => Promise.reject(new Error('not asked')) };
+  const { transport, far } = begin(headers, ticket);
+  const ping = Buffer.concat([Buffer.from([0x89, 0x80 | 125, 0, 0, 0, 0]), Buffer.alloc(125)]);
+  const pings = Buffer.concat(Array.from({ length: 500 }, () => ping));
+  for (let sent = 0; sent < 100 && !transport.destroyed; sent += 1) {
+    far.write(pings);
+    await turn();
+  }
+  expect(transport.destroyed).toBe(true);
+  expect(transport.writableLength).toBeLessThan(2 * 1024 * 1024);
+});
+
+const PAIRS = 400;
+/** What all streams of a connection may hold together, each way. */
+const MAX_HELD = 40 * 1024 * 1024;
+
+async function openPairs(far: Duplex): Promise<{ client: SpdyClient; streams: ClientStream[] }> {
+  await once(far, 'readable');
+  expect(String(far.read())).toMatch(/^HTTP\/1\.1 101 .*\r\n\r\n$/s);
+  const client = new SpdyClient(far, Buffer.alloc(0), '');
+  const streams: ClientStream[] = [];
+  for (let index = 0; index < PAIRS; index += 1) {
+    const headers = { port: '80', requestID: String(index) };
+    (await client.open({ streamType: 'error', ...headers })).end();
+    streams.push(await client.open({ streamType: 'data', ...headers }));
+  }
+  await Promise.all(streams.map(({ accepted }) => accepted));
+  return { client, streams };
+}
+
+test('many connections to a pod that reads nothing hold little memory together', async () => {
+  const stuck: PortConnector = async () => new Duplex({ allowHalfOpen: true, read() {}, write() {} });
+  const { far, transport } = begin(spdy('portforward.k8s.io'), { kind: 'portforward', pod: 'p', ports: [], connect: stuck });
+  const { client, streams } = await openPairs(far);
+  for (const stream of streams) for (let piece = 0; piece < 4; piece += 1) void stream.write(CHUNK.subarray(0, 60_000));
+  await turns();
+  const taken = PAIRS * 4 * 60_000 - far.writableLength;
+  expect(taken).toBeGreaterThan(0);
+  expect(taken).toBeLessThan(MAX_HELD);
+  client.destroy();
+  transport.destroy();
+});
+
+test('many connections from a pod to a client that reads nothing hold little memory together', async () => {
+  let given = 0;
+  const busy: PortConnector = async (_port, inbox) => {
+    const pod = new Duplex({
+      allowHalfOpen: true,
+      read() {
+        while (inbox.callback(CHUNK.length, Buffer.from(CHUNK))) given += CHUNK.length;
+        given += CHUNK.length;
+      },
+      write() {},
+    });
+    return pod;
+  };
+  const { far, transport } = begin(spdy('portforward.k8s.io'), { kind: 'portforward', pod: 'p', ports: [], connect: busy });
+  const { client } = await openPairs(far);
+  far.pause();
+  await turns();
+  expect(given).toBeGreaterThan(PAIRS * CHUNK.length - 1);
+  expect(given).toBeLessThan(MAX_HELD);
+  client.destroy();
+  transport.destroy();
 });
