@@ -74,6 +74,10 @@ export interface Config {
     readonly defaultUlimits: readonly Ulimit[];
     /** AppArmor profile of containers that ask for none; `berth-default` is loaded at start, another one has to be there. */
     readonly apparmorProfile: string;
+    /** Containers get SELinux labels where the kernel has SELinux. Default true. */
+    readonly selinux: boolean;
+    /** Pods on the node's network are not confined by SELinux. Default true. */
+    readonly hostnetworkDisableSelinux: boolean;
     /** Absolute path of the profile for RuntimeDefault; empty for the built-in one. */
     readonly seccompProfile: string;
     /** Directories of OCI hook files; a file of a later one replaces its namesake. */

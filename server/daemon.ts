@@ -30,7 +30,8 @@ import { detectHierarchy } from './oci/cgroup-hierarchy.ts';
 import { createMonitorCgroup } from './oci/cgroup-monitor.ts';
 import { HookDirectories } from './oci/hooks.ts';
 import { readHostFacts } from './oci/host-facts.ts';
-import { cniSettings, defaultAppArmor, openCni, openStorage, openStreams, storageSettings } from './open.ts';
+import { SelinuxLevels } from './oci/selinux-levels.ts';
+import { cniSettings, defaultAppArmor, openCni, openStorage, openStreams, selinuxFacts, storageSettings } from './open.ts';
 import type { Parts, Paths } from './parts.ts';
 import { Records } from './records.ts';
 import { recover } from './recover.ts';
@@ -80,14 +81,14 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
     openStorage(config, log, metrics, (image) => userOfImage({ sandboxes: sandboxes.records, containers: containers.records }, image)),
     openCni(config, log, metrics),
     openRuntimes(config, life.signal, log, (name, work) => background.start(name, work)),
-    makePauseRootfs(paths.pauseRootfs, config.image.pauseBinary).catch((err: unknown) => {
-      if (config.image.pauseImage === '') problems.set('pause', describeError(err));
-    }),
   ]);
   stack.use(storage);
   stack.use(cni);
   const hierarchy = detectHierarchy();
-  const facts = { ...host, ...(await defaultAppArmor(config, host, log, life.signal)) };
+  const facts = { ...host, ...(await defaultAppArmor(config, host, log, life.signal)), ...(await selinuxFacts(config, host, log)) };
+  await makePauseRootfs(paths.pauseRootfs, config.image.pauseBinary, facts.selinuxPolicy).catch((err: unknown) => {
+    if (config.image.pauseImage === '') problems.set('pause', describeError(err));
+  });
   const once = new Set<string>();
   let lastNow = 0n;
   const parts: Parts = {
@@ -116,6 +117,7 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
     monitors: await createMonitorCgroup(hierarchy, config.runtime.monitorCgroup),
     streams,
     host: facts,
+    selinuxLevels: new SelinuxLevels(),
     deaths: new Deaths(),
     making: new Map(),
     stops: new Map(),

@@ -9,6 +9,7 @@ import type { Config } from './config.ts';
 import type { Metrics } from './metrics/metrics.ts';
 import { DEFAULT_PROFILE, loadDefaultProfile } from './oci/apparmor.ts';
 import type { HostFacts } from './oci/host-facts.ts';
+import { readSelinuxPolicy } from './oci/selinux-policy.ts';
 import { readPodCidr } from './rpc/runtime.ts';
 import { type StreamServer, serveStreams } from './stream/server.ts';
 
@@ -94,4 +95,13 @@ export async function defaultAppArmor({ runtime }: Config, host: HostFacts, log:
   }
   if (host.isProfileLoaded(name)) return { apparmorDefault: name };
   throw new CriError('failedPrecondition', `runtime.apparmor_profile: "${name}" is not loaded on this node`);
+}
+
+/** What containers are labelled by. Without it they have no SELinux labels, and it is said once. */
+export async function selinuxFacts({ runtime }: Config, { selinux }: HostFacts, log: Log): Promise<Pick<HostFacts, 'selinuxPolicy' | 'selinuxProblem'>> {
+  if (!selinux || !runtime.selinux) return {};
+  const policy = await readSelinuxPolicy();
+  if (typeof policy !== 'string') return { selinuxPolicy: policy };
+  log.warn({ reason: policy }, 'Could not use SELinux: containers have no labels');
+  return { selinuxProblem: policy };
 }

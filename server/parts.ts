@@ -13,6 +13,7 @@ import type { MonitorCgroup } from './oci/cgroup-monitor.ts';
 import type { HookDirectories } from './oci/hooks.ts';
 import type { HostFacts } from './oci/host-facts.ts';
 import type { OciRuntime, RuntimeFeatures } from './oci/runtime.ts';
+import type { SelinuxLevels } from './oci/selinux-levels.ts';
 import type { Records } from './records.ts';
 import type { HostPorts } from './sandbox/host-ports.ts';
 import type { LostAttachment } from './sandbox/network.ts';
@@ -59,6 +60,8 @@ export interface Parts {
   readonly cgroups: Cgroups;
   readonly monitors: MonitorCgroup;
   readonly host: HostFacts;
+  /** Which pod has which SELinux level. */
+  readonly selinuxLevels: SelinuxLevels;
   /** Where clients of exec, attach and port-forward connect. */
   readonly streams: StreamUrls;
   /** Who waits for the end of which process. */

@@ -37,6 +37,8 @@ export async function recover(
     parts.timelines.begin(id, podName(config), timeline);
     if (attachment !== undefined) parts.hostPorts.claim(attachment.pod);
   }
+  for (const { id, selinuxLevel } of [...parts.sandboxes.values(), ...parts.containers.values()])
+    if (selinuxLevel !== undefined && selinuxLevel !== '') parts.selinuxLevels.hold(id, selinuxLevel);
   for (const { attachment } of parts.lost.values()) parts.hostPorts.claim(attachment.pod);
   for (const { cgroupParent, madeCgroupFrom } of parts.sandboxes.values()) if (madeCgroupFrom !== undefined) parts.cgroups.adopt(cgroupParent, madeCgroupFrom);
   // What a dead daemon was executing goes on without it.

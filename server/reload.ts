@@ -33,6 +33,7 @@ const RELOADABLE: Readonly<Record<string, Take>> = {
   'runtime.hooks_dir': runtime('hooksDir'),
   'runtime.cdi_spec_dirs': runtime('cdiSpecDirs'),
   'runtime.device_ownership_from_security_context': runtime('deviceOwnershipFromSecurityContext'),
+  'runtime.hostnetwork_disable_selinux': runtime('hostnetworkDisableSelinux'),
   'runtime.seccomp_profile': runtime('seccompProfile'),
   'runtime.pids_limit': runtime('pidsLimit'),
   'runtime.unclaimed_timeout': runtime('unclaimedTimeoutMs'),

@@ -16,18 +16,21 @@ export interface OverlayMount {
   readonly target: string;
   readonly settings: Readonly<Record<string, string>>;
   readonly flags: readonly string[];
+  /** SELinux context of everything in it, whatever the layers say. */
+  readonly label?: string | undefined;
 }
 
 /** Mounts an overlay; where the options do not fit a page, in the ways that kernels have for that. */
 export async function mountOverlay(overlay: OverlayMount): Promise<void> {
-  const { lower, upper, target, settings, flags } = overlay;
+  const { lower, upper, target, settings, flags, label } = overlay;
   const options = optionsOf(overlay, lower);
   if (Buffer.byteLength(options) <= MAX_OPTIONS) {
     await mountAsync('overlay', target, 'overlay', mountFlags(overlay), options);
     return;
   }
   try {
-    mountOverlayLong(target, lower, { ...writableOf(overlay), ...settings }, flags, { readOnly: upper === undefined });
+    const context = label === undefined ? {} : { context: label };
+    mountOverlayLong(target, lower, { ...writableOf(overlay), ...settings, ...context }, flags, { readOnly: upper === undefined });
   } catch (err) {
     if (!(err instanceof SysError && ['EINVAL', 'E2BIG', 'ENOSYS'].includes(err.code))) throw err;
     mountOverlayRelative(overlay); // before Linux 6.5
@@ -59,7 +62,9 @@ export function mountOverlayRelative(overlay: OverlayMount): void {
 
 function optionsOf(overlay: OverlayMount, lower: readonly string[]): string {
   const named = Object.entries({ ...writableOf(overlay), ...overlay.settings }).map(([key, value]) => `${key}=${escapeOption(value)}`);
-  return [`lowerdir=${lower.map(escapeLowerDir).join(':')}`, ...named, ...overlay.flags].join(',');
+  // Quoted, since a level has commas, and no backslash helps. Source: kernel security/selinux/hooks.c, selinux_sb_eat_lsm_opts().
+  const context = overlay.label === undefined ? [] : [`context="${overlay.label}"`];
+  return [`lowerdir=${lower.map(escapeLowerDir).join(':')}`, ...named, ...overlay.flags, ...context].join(',');
 }
 
 function writableOf({ upper }: OverlayMount): Record<string, string> {
@@ -74,8 +79,8 @@ function mountFlags({ upper }: OverlayMount): number {
  * Mounts layers (uppermost first, at least two) so that nobody can write to them. Every caller has a mount of its own,
  * and all share the page cache. Neither devices nor setuid programs of an image count there.
  */
-export async function mountReadOnly(lower: readonly string[], target: string): Promise<void> {
-  await mountOverlay({ lower, target, settings: { index: 'off' }, flags: [] });
+export async function mountReadOnly(lower: readonly string[], target: string, label?: string): Promise<void> {
+  await mountOverlay({ lower, target, settings: { index: 'off' }, flags: [], label });
 }
 
 /** A comma would end the option, a colon the layer. Source: kernel overlayfs, params.c. */
@@ -104,13 +109,18 @@ export async function createWritable(containerDir: string): Promise<void> {
  * Mounts a root filesystem: the layers below (uppermost first), the container's own directory on top. `volatile` leaves
  * out every sync, since after a crash of the machine the container is made anew.
  */
-export async function mountWritable(lower: readonly string[], containerDir: string, target: string, { volatile = true } = {}): Promise<void> {
+export async function mountWritable(
+  lower: readonly string[],
+  containerDir: string,
+  target: string,
+  { volatile = true, label }: { readonly volatile?: boolean; readonly label?: string | undefined } = {},
+): Promise<void> {
   const { upper, work } = writableDirs(containerDir);
   await adoptRoot(lower[0], upper, work);
   // Left by a volatile mount, it says that the upper directory may be damaged, and the kernel refuses it. After a mere
   // stop of the container it is not. Source: kernel overlayfs.rst, "Volatile mount".
   await rm(join(work, 'work', 'incompat'), { recursive: true, force: true });
-  await mountOverlay({ lower, upper: { dir: upper, work }, target, settings: { index: 'off' }, flags: volatile ? ['volatile'] : [] });
+  await mountOverlay({ lower, upper: { dir: upper, work }, target, settings: { index: 'off' }, flags: volatile ? ['volatile'] : [], label });
 }
 
 /** What is mounted shows the uppermost directory's own attributes at its root, so they must be the image's, until the container changes them. */

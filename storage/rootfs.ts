@@ -20,26 +20,35 @@ export function lowerDirs(deps: RootfsDeps, image: ImageId): string[] {
   return deps.layers.directories(imageOf(deps, image).layers);
 }
 
+/** Where an image is mounted, and as whose. */
+interface SeenMount {
+  readonly target: string;
+  /** Path of the user namespace that sees its own ids. */
+  readonly userns?: string | undefined;
+  /** SELinux context of everything in it. */
+  readonly label?: string | undefined;
+}
+
 /** See `Storage.mountRootfs`. */
 export async function mountRootfs(
   deps: RootfsDeps,
   image: ImageId,
-  { containerDir, target, volatile = true, userns }: { containerDir: string; target: string; volatile?: boolean; userns?: string | undefined },
+  { containerDir, target, volatile = true, userns, label }: SeenMount & { readonly containerDir: string; readonly volatile?: boolean },
 ): Promise<void> {
   const { layers } = imageOf(deps, image);
   using _held = deps.layers.hold(layers);
   const full = deps.layers.directories(layers);
   const lower = full.length <= MANY_LAYERS ? full : await deps.layers.shortDirectories(layers);
-  const mountOn = (dirs: readonly string[]): Promise<void> => mountWritable(dirs, containerDir, target, { volatile });
+  const mountOn = (dirs: readonly string[]): Promise<void> => mountWritable(dirs, containerDir, target, { volatile, label });
   await (userns === undefined ? mountOn(lower) : withIdmapped(deps.root, lower, userns, mountOn));
 }
 
 /** See `Storage.mountImage`. */
-export async function mountImage(deps: RootfsDeps, image: ImageId, { target, userns }: { target: string; userns: string | undefined }): Promise<void> {
+export async function mountImage(deps: RootfsDeps, image: ImageId, { target, userns, label }: SeenMount): Promise<void> {
   const { layers } = imageOf(deps, image);
   using _held = deps.layers.hold(layers);
   const lower = await deps.layers.readOnlyDirectories(layers);
-  const mountOn = (dirs: readonly string[]): Promise<void> => mountReadOnly(dirs, target);
+  const mountOn = (dirs: readonly string[]): Promise<void> => mountReadOnly(dirs, target, label);
   await (userns === undefined ? mountOn(lower) : withIdmapped(deps.root, lower, userns, mountOn));
 }
 

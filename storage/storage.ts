@@ -217,21 +217,27 @@ export class Storage implements AsyncDisposable {
 
   /**
    * Mounts an image's layers with the container's own on top at `target`, which must exist.
-   * With `userns`, the path of a user namespace, the image's files belong to whom that maps their owners to.
+   * With `userns`, the path of a user namespace, the image's files belong to whom that maps their owners to. With `label`, all
+   * that is seen there has this SELinux context.
    * @throws {CriError} `notFound` when the image is gone; {SysError} from the kernel.
    */
-  mountRootfs(image: ImageId, containerDir: string, target: string, options: { volatile?: boolean; userns?: string | undefined } = {}): Promise<void> {
+  mountRootfs(
+    image: ImageId,
+    containerDir: string,
+    target: string,
+    options: { volatile?: boolean; userns?: string | undefined; label?: string | undefined } = {},
+  ): Promise<void> {
     return mountRootfs(this.#deps, image, { ...options, containerDir, target });
   }
 
   /**
    * Mounts an image's layers read-only at `target`, which must exist; without devices and setuid. Each caller has a mount
    * of its own, which outlives the daemon; the layers are not freed while it is there, nor is the image removed while
-   * `usedBy` names somebody. `userns` as in `mountRootfs`.
+   * `usedBy` names somebody. `userns` and `label` as in `mountRootfs`.
    * @throws {CriError} `notFound` when the image is gone; {SysError} from the kernel.
    */
-  mountImage(image: ImageId, target: string, { userns }: { userns?: string | undefined } = {}): Promise<void> {
-    return mountImage(this.#deps, image, { target, userns });
+  mountImage(image: ImageId, target: string, { userns, label }: { userns?: string | undefined; label?: string | undefined } = {}): Promise<void> {
+    return mountImage(this.#deps, image, { target, userns, label });
   }
 
   /** Takes the mount of an image down, lazily if it is in use. Safe to repeat. */

@@ -43,6 +43,23 @@ export function readXattr(path: string | Buffer, name: string): Buffer | undefin
   }
 }
 
+/** `lsetxattr` on the thread pool: for file systems that may be slow, and trees of many files. */
+export async function lsetxattrAsync(path: string | Buffer, name: string, value: Buffer): Promise<void> {
+  await callAsync(native.lsetxattr, [cPath(path), name, value, value.length, 0], `lsetxattr ${name}`, String(path));
+}
+
+/** `readXattr` on the thread pool, for values of up to 4 KiB. @throws {SysError} `ERANGE` for longer ones. */
+export async function readXattrAsync(path: string | Buffer, name: string): Promise<Buffer | undefined> {
+  const value = Buffer.alloc(4096);
+  try {
+    const length = await callAsync(native.lgetxattr, [cPath(path), name, value, value.length], `lgetxattr ${name}`, String(path));
+    return value.subarray(0, Number(length));
+  } catch (err) {
+    if (err instanceof SysError && err.errno === ERRNO.ENODATA) return undefined;
+    throw err;
+  }
+}
+
 /** Source: linux/limits.h. */
 const XATTR_SIZE_MAX = 65_536;
 
@@ -81,13 +98,15 @@ export const O_PATH = 0o10000000;
 
 const OPENAT2_ATTEMPTS = 100;
 
+/** The same on every architecture. */
+const SYS_openat2 = 437;
+
 /**
  * Opens `path` with the directory `root` as its root: absolute symlinks and `..` stay below it and magic links are
  * refused, so that a hostile tree cannot lead out of it. The descriptor is the caller's to close. Source: openat2(2).
  * @throws {SysError} `ENOENT`, `ENOTDIR`, `ELOOP`, …
  */
 export function openInRoot(root: string, path: string, flags: number): number {
-  const SYS_openat2 = 437; // the same on every architecture
   const RESOLVE_NO_MAGICLINKS = 0x02n;
   const RESOLVE_IN_ROOT = 0x10n;
   const dir = openSync(root, O_PATH);
@@ -100,5 +119,23 @@ export function openInRoot(root: string, path: string, flags: number): number {
     }
   } finally {
     closeSync(dir);
+  }
+}
+
+/**
+ * Opens `path` below an open directory on the thread pool, following no symlink on the way: what others change meanwhile
+ * cannot lead out of it. Paths may be bytes that are not UTF-8. The descriptor is the caller's to close. Source: openat2(2).
+ * @throws {SysError} `ELOOP` for a symlink, `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`, …
+ */
+export async function openBelowAsync(directory: number, path: Buffer, flags: number): Promise<number> {
+  const RESOLVE_NO_SYMLINKS = 0x04n;
+  const RESOLVE_BENEATH = 0x08n;
+  const how = new BigUint64Array([BigInt(flags | O_CLOEXEC), 0n, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS]);
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return Number(await callAsync(native.openat2, [SYS_openat2, directory, cPath(path), how, how.byteLength], 'openat2', String(path)));
+    } catch (err) {
+      if (!(err instanceof SysError && err.errno === ERRNO.EAGAIN) || attempt === OPENAT2_ATTEMPTS) throw err;
+    }
   }
 }

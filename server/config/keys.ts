@@ -93,6 +93,8 @@ export const keys = {
     default_env: key(environment, [], "NAME=value, below the image's and the pod's."),
     default_ulimits: key(ulimits, [], "name=soft:hard, such as nofile=1024:4096, in every container. Unset ones are the daemon's own."),
     apparmor_profile: key(text, 'berth-default', 'Of containers that ask for none. berth-default is loaded at start; another one has to be loaded.'),
+    selinux: key(bool, true, 'Labels containers and their files, each pod with categories of its own, where the kernel has SELinux.'),
+    hostnetwork_disable_selinux: key(bool, true, "Pods on the node's network are not confined by SELinux."),
     seccomp_profile: key(pathOrNothing, '', 'Profile behind RuntimeDefault. Empty: the built-in one.'),
     hooks_dir: key(
       paths,

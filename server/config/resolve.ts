@@ -52,6 +52,8 @@ export function resolve(files: readonly ConfigText[], overrides: Readonly<Record
       defaultEnv: take('runtime', 'default_env', runtime.default_env),
       defaultUlimits: take('runtime', 'default_ulimits', runtime.default_ulimits),
       apparmorProfile: take('runtime', 'apparmor_profile', runtime.apparmor_profile),
+      selinux: take('runtime', 'selinux', runtime.selinux),
+      hostnetworkDisableSelinux: take('runtime', 'hostnetwork_disable_selinux', runtime.hostnetwork_disable_selinux),
       seccompProfile: take('runtime', 'seccomp_profile', runtime.seccomp_profile),
       hooksDir: take('runtime', 'hooks_dir', runtime.hooks_dir),
       cdiSpecDirs: take('runtime', 'cdi_spec_dirs', runtime.cdi_spec_dirs),

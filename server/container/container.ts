@@ -78,6 +78,8 @@ export interface ContainerRecord {
   readonly resources: LinuxContainerResources | null;
   readonly user: { readonly uid: number; readonly gid: number; readonly supplementalGroups: readonly number[] };
   readonly privileged: boolean;
+  /** Its own SELinux level, where it has another one than its pod. */
+  readonly selinuxLevel?: string;
   /** Path of its cgroup below the hierarchy. */
   readonly cgroup: string;
   /** `Cgroups.lostOomKills` when it was started, and what its neighbours have added since: more than that are its own. */

@@ -12,13 +12,15 @@ import type { ContainerSpecInput, ResolvedContainer, SandboxFacts } from '../oci
 import { resolveContainer } from '../oci/container-resolve.ts';
 import { buildContainerSpec } from '../oci/container-spec.ts';
 import { injectHooks } from '../oci/hooks.ts';
-import { asksForSelinux } from '../oci/lsm.ts';
+import type { ContainerLabels } from '../oci/selinux-label.ts';
+import { levelOf } from '../oci/selinux-pod.ts';
 import { criSignal, stopSignalNumber } from '../oci/signal.ts';
 import type { ValidContainerConfig } from '../oci/validate.ts';
 import { type Parts, timed } from '../parts.ts';
 import type { SandboxRecord } from '../sandbox/sandbox.ts';
 import type { ContainerRecord } from './container.ts';
 import { type ImageVolumeRequest, mountImageVolumes } from './image-volumes.ts';
+import { findLabels, labelVolumes, passedOverLabels } from './labels.ts';
 import { containerLogPath, prepareLogPath } from './log.ts';
 import { giveStreams, streamOwner } from './streams.ts';
 import { takeDownContainer } from './take-down.ts';
@@ -44,7 +46,9 @@ export interface ContainerRequest {
  */
 export async function createContainer(parts: Needs, request: ContainerRequest, flight: Flight): Promise<ObjectId> {
   const { config, sandbox, image } = request;
-  const record = await planContainer(parts, request);
+  const labels = findLabels(parts, request);
+  if (labels === undefined) passedOverLabels(parts, request);
+  const record = await planContainer(parts, request, labels);
   const { id } = record;
   const bundle = parts.paths.bundle(id);
   const of = { podId: record.sandboxId, of: `container ${config.metadata?.name}` };
@@ -55,6 +59,7 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
   try {
     flight.stage('writing the record of the container');
     await parts.containers.insert(record);
+    if (record.selinuxLevel !== undefined) parts.selinuxLevels.hold(id, record.selinuxLevel);
     flight.stage(`mounting the image ${image.id}`);
     const rootfs = join(bundle, 'rootfs');
     await timed(
@@ -63,17 +68,21 @@ export async function createContainer(parts: Needs, request: ContainerRequest, f
       async () => {
         mkdirSync(rootfs, { recursive: true, mode: 0o711 });
         await parts.storage.createRootfs(parts.containers.directory(id));
-        await parts.storage.mountRootfs(image.id, parts.containers.directory(id), rootfs, { userns: sandbox.namespaces.user });
+        await parts.storage.mountRootfs(image.id, parts.containers.directory(id), rootfs, { userns: sandbox.namespaces.user, label: labels?.mount });
       },
       of,
     );
     signal.throwIfAborted();
     if (request.imageVolumes.length > 0) flight.stage(`mounting the image volumes ${request.imageVolumes.map((volume) => volume.image.id).join(', ')}`);
-    const imageSources = await mountImageVolumes(parts.storage, request.imageVolumes, { bundle, userns: sandbox.namespaces.user });
+    const imageSources = await mountImageVolumes(parts.storage, request.imageVolumes, { bundle, userns: sandbox.namespaces.user, label: labels?.mount });
     signal.throwIfAborted();
     flight.stage('writing the OCI spec');
     const holder = pidNamespaceHolder(parts, request);
-    const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, { record, rootfs, bundle, imageSources, holder }), of);
+    const { resolved } = await timed(parts, 'container_spec', () => writeSpec(parts, request, { record, rootfs, bundle, imageSources, labels, holder }), of);
+    if (labels !== undefined && config.mounts.some((mount) => mount.selinux_relabel)) {
+      flight.stage('giving the volumes their SELinux label');
+      await labelVolumes(parts, config.mounts, { labels, resolved: resolved.mounts, signal });
+    }
     signal.throwIfAborted();
     flight.stage('creating the container by the OCI runtime');
     const processes = await timed(parts, 'container_create', () => monitor(parts, record, bundle, signal), of);
@@ -123,9 +132,14 @@ export async function undoContainer(parts: Parts, id: string, reason: string): P
   }
 }
 
-async function planContainer(parts: Needs, { config, fingerprint, sandbox, image, imageVolumes }: ContainerRequest): Promise<ContainerRecord> {
+async function planContainer(
+  parts: Needs,
+  { config, fingerprint, sandbox, image, imageVolumes }: ContainerRequest,
+  labels: ContainerLabels | undefined,
+): Promise<ContainerRecord> {
   const id = parts.newId();
   const stopSignal = stopSignalNumber(config.stop_signal, image.config.stopSignal);
+  const level = levelOf(labels?.mount ?? '');
   const logPath = containerLogPath(sandbox.config.log_directory, config.log_path);
   return {
     id,
@@ -153,6 +167,7 @@ async function planContainer(parts: Needs, { config, fingerprint, sandbox, image
     resources: config.linux?.resources ?? null,
     user: { uid: 0, gid: 0, supplementalGroups: [] },
     privileged: config.linux?.security_context?.privileged === true,
+    ...(level === '' || level === sandbox.selinuxLevel ? {} : { selinuxLevel: level }),
     cgroup: containerCgroup(parts.config.runtime.cgroupManager, sandbox.config.linux?.cgroup_parent ?? '', id).path,
   };
 }
@@ -163,13 +178,14 @@ interface SpecSurroundings {
   readonly rootfs: string;
   readonly bundle: string;
   readonly imageSources: ReadonlyMap<number, string>;
+  readonly labels: ContainerLabels | undefined;
   readonly holder: PidNamespaceHolder | undefined;
 }
 
 async function writeSpec(
   parts: Needs,
   request: ContainerRequest,
-  { record, rootfs, bundle, imageSources, holder }: SpecSurroundings,
+  { record, rootfs, bundle, imageSources, labels, holder }: SpecSurroundings,
 ): Promise<{ readonly resolved: ResolvedContainer }> {
   const { config, sandbox, image, pod } = request;
   const { runtime } = parts.config;
@@ -193,6 +209,7 @@ async function writeSpec(
     imageSources,
     deviceOwnership: runtime.deviceOwnershipFromSecurityContext,
     cdiSpecDirs: runtime.cdiSpecDirs,
+    labels,
   };
   const [resolved, hooks] = await Promise.all([resolveContainer(input), parts.hooks.read()]);
   const { spec: built, droppedCapabilities, clampedOomScoreAdj } = buildContainerSpec(input, resolved);
@@ -209,8 +226,6 @@ async function writeSpec(
     command: built.process.args[0] ?? '',
     hasBindMounts: config.mounts.length > 0,
   });
-  if (!parts.host.selinux && asksForSelinux(config.linux?.security_context?.selinux_options ?? null))
-    parts.once('selinux', { containerId: record.id }, 'Passed over SELinux labels, since the node has no SELinux');
   writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 }); // on a tmpfs: microseconds
   return { resolved };
 }

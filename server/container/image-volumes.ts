@@ -42,14 +42,14 @@ function volumesDirectory(bundle: string): string {
 export async function mountImageVolumes(
   storage: Pick<Storage, 'mountImage'>,
   volumes: readonly ImageVolumeRequest[],
-  { bundle, userns }: { readonly bundle: string; readonly userns: string | undefined },
+  { bundle, userns, label }: { readonly bundle: string; readonly userns: string | undefined; readonly label: string | undefined },
 ): Promise<ReadonlyMap<number, string>> {
   const sources = new Map<number, string>();
   for (const { index, image, subPath } of volumes) {
     const target = join(volumesDirectory(bundle), String(index));
     mkdirSync(target, { recursive: true, mode: 0o711 });
     try {
-      await storage.mountImage(image.id, target, { userns });
+      await storage.mountImage(image.id, target, { userns, label });
     } catch (err) {
       throw new CriError('unknown', `${MOUNT_FAILED}: config.mounts[${index}].image: ${describeError(err)}`, { cause: err });
     }

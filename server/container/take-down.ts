@@ -6,7 +6,8 @@ import { type ContainerRecord, processesOf } from './container.ts';
 import { unmountImageVolumes } from './image-volumes.ts';
 import { deleteWorkload, discardBundle, killWorkload, type Workload } from './workload.ts';
 
-type Needs = Pick<Parts, 'making' | 'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'locks' | 'signal' | 'doomed'>;
+type ReleaseNeeds = Pick<Parts, 'containers' | 'storage' | 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log' | 'signal'>;
+type Needs = ReleaseNeeds & Pick<Parts, 'making' | 'locks' | 'doomed' | 'selinuxLevels'>;
 
 export function workloadOf({ id, handler, cgroup, state }: ContainerRecord): Workload {
   return { id, handler, cgroup, processes: processesOf(state) };
@@ -35,6 +36,7 @@ export async function takeDownContainer(parts: Needs, id: string, { removeLog = 
   if (removeLog && record.madeLog && !isShared) await rm(record.logPath, { force: true }); // a kubelet counts the attempt up because of it;
   await discardBundle(parts, id);
   await parts.containers.remove(id);
+  parts.selinuxLevels.release(id);
   parts.deaths.announce(id);
   parts.doomed.delete(id);
 }
@@ -43,7 +45,7 @@ export async function takeDownContainer(parts: Needs, id: string, { removeLog = 
  * Gives back what a container holds beyond its life: processes, cgroup, runtime state and the mounted root file system.
  * What it wrote, its log and its record stay. The caller holds its lock.
  */
-export async function releaseContainer(parts: Needs, record: ContainerRecord, signal: AbortSignal): Promise<void> {
+export async function releaseContainer(parts: ReleaseNeeds, record: ContainerRecord, signal: AbortSignal): Promise<void> {
   if (record.released === true) return;
   await deleteWorkload(parts, workloadOf(record), signal);
   await parts.storage.unmountRootfs(join(parts.paths.bundle(record.id), 'rootfs'));

@@ -6,6 +6,7 @@ import type { HostFacts } from './host-facts.ts';
 import { type IdMaps, userNamespaceOf } from './id-mapping.ts';
 import type { MountFeatures, ResolvedMount } from './mounts.ts';
 import type { ImageVolume } from './rootfs.ts';
+import type { ContainerLabels } from './selinux-label.ts';
 import type { OciRlimit, SeccompProfile } from './spec.ts';
 import type { ResolvedUser } from './user.ts';
 
@@ -73,6 +74,8 @@ export interface ContainerSpecInput {
   readonly imageSources: ReadonlyMap<number, string>;
   /** The container's user owns the devices that the request names. */
   readonly deviceOwnership: boolean;
+  /** Absent where containers are not labelled. */
+  readonly labels?: ContainerLabels | undefined;
   /** Where CDI specs are looked for; the later directory wins. */
   readonly cdiSpecDirs: readonly string[];
 }

@@ -25,6 +25,7 @@ export function containerLinux(input: ContainerSpecInput, { mounts, devices, sec
     readonlyPaths: privileged ? [] : (security?.readonly_paths ?? []),
     ...(rootfsPropagation === undefined ? {} : { rootfsPropagation }),
     ...(seccomp === undefined ? {} : { seccomp }),
+    ...(input.labels === undefined ? {} : { mountLabel: input.labels.mount }),
   };
 }
 

@@ -1,10 +1,10 @@
 import { posix } from 'node:path';
 import { CriError } from '#base/errors.ts';
 import type { ContainerConfig } from '../../proto/cri.ts';
+import { appArmorProfile } from './apparmor-profile.ts';
 import { type ContainerSpecInput, type ImageConfig, type ResolvedContainer, SECURITY } from './container-input.ts';
 import { buildEnvironment } from './environment.ts';
 import type { HostFacts } from './host-facts.ts';
-import { appArmorProfile } from './lsm.ts';
 import type { OciCapabilities, OciProcess } from './spec.ts';
 
 /** What only the whole spec decides about its process. */
@@ -36,6 +36,7 @@ export function containerProcess(input: ContainerSpecInput, { user, cdi }: Resol
     noNewPrivileges: security?.no_new_privs ?? false,
     oomScoreAdj,
     ...(apparmor === undefined ? {} : { apparmorProfile: apparmor }),
+    ...(input.labels?.process === undefined ? {} : { selinuxLabel: input.labels.process }),
     ...(defaults.defaultUlimits.length === 0 ? {} : { rlimits: defaults.defaultUlimits }),
   };
 }

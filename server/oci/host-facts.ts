@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
 import { isProfileLoaded } from './apparmor.ts';
 import { CAPABILITIES } from './capabilities.ts';
+import type { SelinuxPolicy } from './selinux-label.ts';
 
 /** What this host and the daemon's own rights allow a container to have. Read once at start; none of it changes while the daemon runs. */
 export interface HostFacts {
@@ -18,6 +19,10 @@ export interface HostFacts {
   readonly apparmorDefault?: string;
   readonly isProfileLoaded: (name: string) => boolean;
   readonly selinux: boolean;
+  /** What containers are labelled by; absent where they are not. */
+  readonly selinuxPolicy?: SelinuxPolicy;
+  /** Why they are not, where the kernel has SELinux and nobody has switched it off. */
+  readonly selinuxProblem?: string;
   readonly cgroupV2: boolean;
   /** As the CRI writes them (`2MB`, `1GB`); empty where the hugetlb controller is missing. */
   readonly hugepageSizes: readonly string[];

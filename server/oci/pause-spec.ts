@@ -1,11 +1,12 @@
 import { type LinuxSandboxSecurityContext, NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
+import { appArmorProfile } from './apparmor-profile.ts';
 import { cgroupAnnotations } from './cgroup-path.ts';
 import { bindMount } from './default-mounts.ts';
 import type { HostFacts } from './host-facts.ts';
 import { type IdMaps, userNamespaceOf } from './id-mapping.ts';
-import { appArmorProfile } from './lsm.ts';
 import { joinedNamespaces } from './namespaces.ts';
 import { clampOomScore } from './oom-score.ts';
+import type { ContainerLabels } from './selinux-label.ts';
 import type { OciNamespace, OciSpec, OciUser } from './spec.ts';
 
 export interface PauseSpecInput {
@@ -23,6 +24,8 @@ export interface PauseSpecInput {
   readonly rootfs: string;
   readonly cgroupsPath: string;
   readonly host: HostFacts;
+  /** Absent where containers are not labelled. */
+  readonly labels?: ContainerLabels | undefined;
 }
 
 /** The kubelet's own score for it: nearly last to go, after the daemons of the node. */
@@ -67,6 +70,7 @@ export function buildPauseSpec(input: PauseSpecInput): OciSpec {
       noNewPrivileges: true,
       oomScoreAdj: clampOomScore(PAUSE_OOM_SCORE, input.host),
       ...(apparmor === undefined ? {} : { apparmorProfile: apparmor }),
+      ...(input.labels?.process === undefined ? {} : { selinuxLabel: input.labels.process }),
     },
     root: { path: input.rootfs, readonly: true },
     ...(input.namespaces.uts === undefined || input.hostname === '' ? {} : { hostname: input.hostname }),
@@ -84,6 +88,7 @@ export function buildPauseSpec(input: PauseSpecInput): OciSpec {
       resources: { devices: [{ allow: false, access: 'rwm' }], cpu: { shares: PAUSE_CPU_SHARES } },
       maskedPaths: ['/proc/kcore', '/proc/keys', '/proc/timer_list'],
       readonlyPaths: ['/proc/sys', '/proc/sysrq-trigger'],
+      ...(input.labels === undefined ? {} : { mountLabel: input.labels.mount }),
     },
   };
 }

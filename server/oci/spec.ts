@@ -40,6 +40,8 @@ export interface OciProcess {
   readonly noNewPrivileges: boolean;
   readonly oomScoreAdj: number;
   readonly apparmorProfile?: string;
+  /** SELinux context. */
+  readonly selinuxLabel?: string;
   readonly rlimits?: readonly OciRlimit[];
 }
 
@@ -90,6 +92,8 @@ export interface OciLinux {
   readonly readonlyPaths?: readonly string[];
   readonly rootfsPropagation?: 'rshared' | 'rslave';
   readonly seccomp?: SeccompProfile;
+  /** SELinux context of the file systems that the runtime mounts, where they can have one. */
+  readonly mountLabel?: string;
   readonly intelRdt?: Readonly<Record<string, unknown>>;
 }
 

@@ -7,17 +7,18 @@ import {
   Signal,
   SupplementalGroupsPolicy,
 } from '../../proto/cri.ts';
+import { appArmorProfile } from './apparmor-profile.ts';
 import { validateCapabilities } from './capabilities.ts';
 import { validateCdi } from './cdi.ts';
 import { validateDevices } from './devices.ts';
 import { validateEnvironment } from './environment.ts';
 import { parseUserId } from './etc-passwd.ts';
 import type { HostFacts } from './host-facts.ts';
-import { appArmorProfile, validateSelinux } from './lsm.ts';
 import { validateMounts } from './mounts.ts';
 import { validateContainerNamespaces, validateSandboxNamespaces } from './namespaces.ts';
 import { validatePodResources, validateResources } from './resources.ts';
 import { seccompChoice } from './seccomp.ts';
+import { mergeSelinux, validateSelinux } from './selinux-label.ts';
 import { validateSysctls } from './sysctl.ts';
 
 /** A checked `config`: what the kubelet may leave out by mistake is there. */
@@ -110,7 +111,7 @@ function validateContainerSecurity(field: string, security: LinuxContainerSecuri
   seccompChoice(field, security);
   // Privileged runs unconfined whatever is listed beside it.
   if (!security.privileged) appArmorProfile(field, security, host);
-  validateSelinux(field, security.selinux_options, host);
+  validateSelinux(field, mergeSelinux(pod?.selinux_options ?? null, security.selinux_options), host);
 }
 
 type UserRequest = Pick<

@@ -2,7 +2,7 @@ import { chownSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { hostname as nodeHostname } from 'node:os';
 import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
-import { MNT, MS, mount, umountAsync } from '#base/sys.ts';
+import { lsetxattr, MNT, MS, mount, umountAsync } from '#base/sys.ts';
 import type { DNSConfig, PodSandboxConfig } from '../../proto/cri.ts';
 import { hostRoot, userNamespaceOf } from '../oci/id-mapping.ts';
 import type { PinnedNamespaces } from './sandbox.ts';
@@ -31,15 +31,27 @@ export function podFiles(bundle: string, pinned: PinnedNamespaces): PodFiles {
 /** Size of a pod's /dev/shm, as docker and its followers have it. */
 const SHM_SIZE = '65536k';
 
-/** Writes resolv.conf and hostname and mounts the shm, all of the pod's root user. Synchronous: the bundle is on a tmpfs, so these are microseconds. */
-export function makePodFiles(files: PodFiles, config: PodSandboxConfig, hostname: string): void {
+/**
+ * Writes resolv.conf and hostname and mounts the shm, all of the pod's root user, and with its SELinux label where there is
+ * one. Synchronous: the bundle is on a tmpfs, so these are microseconds.
+ */
+export function makePodFiles(
+  files: PodFiles,
+  config: PodSandboxConfig,
+  { hostname, label }: { readonly hostname: string; readonly label?: string | undefined },
+): void {
   const { uid, gid } = hostRoot(userNamespaceOf(config.linux?.security_context?.namespace_options));
   writeFileSync(files.resolvConf, config.dns_config === null ? nodeResolvConf() : formatResolvConf(config.dns_config), { mode: 0o644 });
   writeFileSync(files.hostname, `${hostname}\n`, { mode: 0o644 });
-  for (const path of [files.resolvConf, files.hostname]) chownSync(path, uid, gid);
+  for (const path of [files.resolvConf, files.hostname]) {
+    chownSync(path, uid, gid);
+    if (label !== undefined) lsetxattr(path, 'security.selinux', Buffer.from(`${label}\0`));
+  }
   if (files.shm === undefined) return;
   mkdirSync(files.shm);
-  mount('shm', files.shm, 'tmpfs', MS.NOSUID | MS.NODEV | MS.NOEXEC, `mode=1777,uid=${uid},gid=${gid},size=${SHM_SIZE}`);
+  // Quoted, since a level has commas. Source: kernel security/selinux/hooks.c, selinux_sb_eat_lsm_opts().
+  const context = label === undefined ? '' : `,context="${label}"`;
+  mount('shm', files.shm, 'tmpfs', MS.NOSUID | MS.NODEV | MS.NOEXEC, `mode=1777,uid=${uid},gid=${gid},size=${SHM_SIZE}${context}`);
 }
 
 /** Takes the shm down; the files go with the bundle. */

@@ -1,12 +1,15 @@
 import { writeFileSync } from 'node:fs';
-import { chmod, copyFile, mkdir, rename, rm } from 'node:fs/promises';
+import { chmod, copyFile, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CriError, isErrno } from '#base/errors.ts';
+import { lsetxattr } from '#base/sys.ts';
 import { startMonitor } from '../../conmon/conmon.ts';
 import { containerCgroup } from '../oci/cgroup-path.ts';
 import { buildPauseSpec, type PauseSpecInput } from '../oci/pause-spec.ts';
+import { formatLabel, type SelinuxPolicy } from '../oci/selinux-label.ts';
 import type { Parts } from '../parts.ts';
 import { timed } from '../parts.ts';
+import { sandboxLabels } from './labels.ts';
 import type { SandboxRecord } from './sandbox.ts';
 
 /**
@@ -14,7 +17,7 @@ import type { SandboxRecord } from './sandbox.ts';
  * directories a runtime mounts on. It is read-only inside every pod, so that one directory serves all of them.
  * @throws {CriError} failedPrecondition when the binary is not there; the daemon then starts without a built-in pause.
  */
-export async function makePauseRootfs(rootfs: string, binary: string): Promise<void> {
+export async function makePauseRootfs(rootfs: string, binary: string, policy: SelinuxPolicy | undefined): Promise<void> {
   await chmod(rootfs, 0o755); // runtimes open it as the root user of a pod's user namespace
   for (const directory of ['proc', 'sys', 'dev', 'etc']) await mkdir(join(rootfs, directory), { recursive: true, mode: 0o755 });
   const temporary = join(rootfs, `.pause.${process.pid}`);
@@ -22,11 +25,21 @@ export async function makePauseRootfs(rootfs: string, binary: string): Promise<v
     // A new file each time: a running pause keeps the old one, and writing to a running binary fails.
     await copyFile(binary, temporary);
     await chmod(temporary, 0o755);
+    if (policy !== undefined) await labelForAll(rootfs, formatLabel(policy.file));
     await rename(temporary, join(rootfs, 'pause'));
   } catch (err) {
     await rm(temporary, { force: true });
     if (isErrno(err, 'ENOENT')) throw new CriError('failedPrecondition', `image.pause_binary: "${binary}" does not exist`, { cause: err });
     throw err;
+  }
+}
+
+/** Every pod's pause process runs it, whatever its categories: so it has none. Nobody writes to it. */
+async function labelForAll(rootfs: string, label: string): Promise<void> {
+  try {
+    for (const name of ['', ...(await readdir(rootfs))]) lsetxattr(join(rootfs, name), 'security.selinux', Buffer.from(`${label}\0`));
+  } catch (err) {
+    if (!isErrno(err, 'ENOTSUP', 'EOPNOTSUPP')) throw err; // a file system without labels has one for all
   }
 }
 
@@ -43,6 +56,7 @@ export async function startPause(
   if (runtime === undefined) throw new CriError('failedPrecondition', `runtime handler "${record.handler}" is not configured any more`);
   const bundle = paths.bundle(record.id);
   const image = record.pauseImage === undefined ? undefined : parts.storage.find(record.pauseImage);
+  const labels = sandboxLabels(parts, record);
   let rootfs = paths.pauseRootfs;
   let args = ['/pause', '-P'];
   if (image !== undefined) {
@@ -50,7 +64,7 @@ export async function startPause(
     rootfs = join(bundle, 'rootfs');
     await mkdir(rootfs);
     await parts.storage.createRootfs(parts.sandboxes.directory(record.id));
-    await parts.storage.mountRootfs(image.id, parts.sandboxes.directory(record.id), rootfs, { userns: record.namespaces.user });
+    await parts.storage.mountRootfs(image.id, parts.sandboxes.directory(record.id), rootfs, { userns: record.namespaces.user, label: labels?.mount });
     args = config.image.pauseCommand.length > 0 ? [...config.image.pauseCommand] : [...image.config.entrypoint, ...image.config.cmd];
   }
   const spec = buildPauseSpec({
@@ -63,6 +77,7 @@ export async function startPause(
     rootfs,
     cgroupsPath: containerCgroup(config.runtime.cgroupManager, record.config.linux?.cgroup_parent ?? '', record.id).cgroupsPath,
     host: parts.host,
+    labels,
   });
   writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   stage('creating the pause process');

@@ -7,10 +7,12 @@ import type { Flight } from '../creation.ts';
 import { containerCgroup } from '../oci/cgroup-path.ts';
 import { userNamespaceOf } from '../oci/id-mapping.ts';
 import { loadSeccompProfile, seccompChoice } from '../oci/seccomp.ts';
+import { takePodLevel } from '../oci/selinux-pod.ts';
 import { sysctlNamespace, translateSysctls } from '../oci/sysctl.ts';
 import type { ValidSandboxConfig } from '../oci/validate.ts';
 import { type Parts, timed } from '../parts.ts';
 import { makePodFiles, podFiles, podHostname } from './files.ts';
+import { sandboxLabels } from './labels.ts';
 import { pinNamespaces, planNamespaces } from './namespaces.ts';
 import { attachNetwork, claimHostPorts } from './network.ts';
 import { startPause } from './pause.ts';
@@ -70,7 +72,11 @@ export async function runSandbox(parts: Parts, request: SandboxRequest, flight: 
     parts.timelines.add(id, { at: began, step: 'RunPodSandbox', ms: Date.now() - began, error: describeError(err) });
     flight.stage(`undoing after a failure: ${flight.signal.aborted ? 'cancelled' : 'failed'}`);
     await takeDownSandbox(parts, id, { reason: 'its creation failed' });
-    if (parts.sandboxes.get(id) === undefined) parts.hostPorts.release(id); // it was never written, or is gone
+    if (parts.sandboxes.get(id) === undefined) {
+      // It was never written, or is gone.
+      parts.hostPorts.release(id);
+      parts.selinuxLevels.release(id);
+    }
     throw err;
   }
 }
@@ -86,6 +92,8 @@ async function planSandbox(parts: Parts, id: ObjectId, { config, runtimeHandler,
   const attachment = network && (await parts.cni.plan(network, { signal: flight.signal, onStage: (name) => flight.stage(name) }));
   // systemd makes and removes its slices itself.
   const missing = runtime.cgroupManager === 'systemd' ? undefined : await parts.cgroups.firstMissing(cgroup.parent);
+  const pauseImage = hasPause && image.pauseImage !== '' ? await ensurePauseImage(parts, flight) : undefined;
+  const selinuxLevel = takePodLevel(parts.host.selinuxPolicy, parts.selinuxLevels, id, config);
   return {
     id,
     fingerprint,
@@ -99,7 +107,8 @@ async function planSandbox(parts: Parts, id: ObjectId, { config, runtimeHandler,
     ...(attachment === undefined ? {} : { attachment }),
     ips: [],
     hasPause,
-    ...(hasPause && image.pauseImage !== '' ? { pauseImage: await ensurePauseImage(parts, flight) } : {}),
+    ...(pauseImage === undefined ? {} : { pauseImage }),
+    ...(selinuxLevel === undefined ? {} : { selinuxLevel }),
     cgroup: cgroup.path,
     cgroupParent: cgroup.parent,
     ...(missing === undefined ? {} : { madeCgroupFrom: missing }),
@@ -123,7 +132,7 @@ async function makeSurroundings(parts: Parts, record: SandboxRecord, signal: Abo
   const bundle = parts.paths.bundle(record.id);
   mkdirSync(bundle, { mode: 0o711 });
   const hostname = podHostname(record.config, record.namespaces);
-  makePodFiles(podFiles(bundle, record.namespaces), record.config, hostname);
+  makePodFiles(podFiles(bundle, record.namespaces), record.config, { hostname, label: sandboxLabels(parts, record)?.mount });
   const idMaps = userNamespaceOf(record.config.linux?.security_context?.namespace_options);
   const sysctls = translateSysctls(podSysctls(parts.config.runtime.defaultSysctls, record), idMaps);
   await pinNamespaces(record.namespaces, { hostname, sysctls, idMaps, signal });

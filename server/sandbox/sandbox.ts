@@ -54,6 +54,8 @@ export interface SandboxRecord {
   readonly ips: readonly string[];
   /** Absent where the pause process was left out, and before it is there. */
   readonly pause?: { readonly init: ProcessIdentity; readonly monitor: ProcessIdentity };
+  /** Of its containers and their files (`s0:c1,c2`), empty under a policy without levels; absent where it was made without labels. */
+  readonly selinuxLevel?: string;
   readonly hasPause: boolean;
   /** Id of the pause image; absent for the built-in pause. */
   readonly pauseImage?: string;

@@ -20,6 +20,7 @@ export async function removeSandbox(parts: Parts, id: string, caller: AbortSigna
   // The runtime of another pod may be about to make its own below it; the last one takes it away.
   if (record.madeCgroupFrom !== undefined && !shared) await parts.cgroups.removeEmpty(record.cgroupParent, record.madeCgroupFrom);
   await parts.sandboxes.remove(id);
+  parts.selinuxLevels.release(id);
   parts.doomed.delete(id);
 }
 

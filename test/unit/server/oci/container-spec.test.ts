@@ -201,6 +201,13 @@ describe('buildContainerSpec()', () => {
     expect(at('/data')).toMatchObject({ uidMappings: ids, gidMappings: ids, options: ['rbind', 'rprivate', 'rw', 'idmap'] });
   });
 
+  test('labels the process and what is mounted, or the mounts alone', () => {
+    const { spec } = build({}, { labels: { process: 'u:r:t:s0', mount: 'u:object_r:f:s0' } });
+    expect([spec.process.selinuxLabel, spec.linux.mountLabel]).toEqual(['u:r:t:s0', 'u:object_r:f:s0']);
+    expect(build({}, { labels: { mount: 'm' } }).spec.process).not.toHaveProperty('selinuxLabel');
+    expect(build().spec.linux).not.toHaveProperty('mountLabel');
+  });
+
   test('limits the number of processes as configured', () => {
     const { defaults } = specInput(containerConfig());
     expect(build({}, { defaults: { ...defaults, pidsLimit: 5 } }).spec.linux.resources.pids).toEqual({ limit: 5 });

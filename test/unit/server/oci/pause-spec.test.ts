@@ -33,6 +33,12 @@ describe('buildPauseSpec()', () => {
     expect(onNode.hostname).toBeUndefined();
   });
 
+  test('has SELinux labels where the pod has', () => {
+    const { process, linux } = buildPauseSpec({ ...input, labels: { process: 'p', mount: 'm' } });
+    expect([process.selinuxLabel, linux.mountLabel]).toEqual(['p', 'm']);
+    expect(buildPauseSpec(input).process).not.toHaveProperty('selinuxLabel');
+  });
+
   test('clamps the OOM score', () => {
     const spec = buildPauseSpec({ ...input, host: { ...fullHost, canLowerOomScore: false, oomScoreAdj: -10 } });
     expect(spec.process).toMatchObject({ oomScoreAdj: -10, user: { uid: 65_535, gid: 65_535 } });

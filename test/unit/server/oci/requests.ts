@@ -13,6 +13,7 @@ import {
 } from '../../../../proto/cri.ts';
 import type { ContainerSpecInput, ImageConfig } from '../../../../server/oci/container-input.ts';
 import type { HostFacts } from '../../../../server/oci/host-facts.ts';
+import type { SelinuxPolicy } from '../../../../server/oci/selinux-label.ts';
 
 /** Messages as they come off the wire: everything unset has its default. Each takes what a test wants otherwise. */
 export function namespaceOptions(change: Partial<NamespaceOption> = {}): NamespaceOption {
@@ -149,6 +150,31 @@ export const fullHost: HostFacts = {
   hugepageSizes: ['2MB', '1GB'],
   swap: true,
   seccompArchitecture: 'SCMP_ARCH_X86_64',
+};
+
+/**
+ * A policy with the usual types, an alias, and `my_r`, which is a role of `my_t` alone. It writes categories in their order,
+ * as the kernel does.
+ */
+export const selinuxPolicy: SelinuxPolicy = {
+  process: { user: 'system_u', role: 'system_r', type: 'container_t', level: 's0' },
+  file: { user: 'system_u', role: 'object_r', type: 'container_file_t', level: 's0' },
+  unconfinedType: 'spc_t',
+  canonical: (label) => {
+    const [, user = '', role = '', type = '', level] = /^([^:]*):([^:]*):([^:]*)(?::(s0(?::c\d+(?:,c\d+)*)?))?$/.exec(label) ?? [];
+    const roles: Readonly<Record<string, readonly string[]>> = {
+      container_t: ['system_r'],
+      svirt_lxc_net_t: ['system_r'],
+      spc_t: ['system_r'],
+      my_t: ['system_r', 'my_r'],
+      container_file_t: ['object_r'],
+    };
+    if (!['system_u', 'staff_u'].includes(user) || roles[type]?.includes(role) !== true) return undefined;
+    const [sensitivity = '', categories = ''] = (level ?? '').split(':');
+    const sorted = categories.split(',').toSorted((a, b) => Number(a.slice(1)) - Number(b.slice(1)));
+    const name = type === 'svirt_lxc_net_t' ? 'container_t' : type;
+    return [user, role, name, ...[sensitivity, sorted.join(',')].filter((part) => part !== '')].join(':');
+  },
 };
 
 export function image(change: Partial<ImageConfig> = {}): ImageConfig {

@@ -1,5 +1,5 @@
-import { CriError, invalidField } from '#base/errors.ts';
-import { type SELinuxOption, type SecurityProfile, SecurityProfileProfileType } from '../../proto/cri.ts';
+import { invalidField } from '#base/errors.ts';
+import { type SecurityProfile, SecurityProfileProfileType } from '../../proto/cri.ts';
 import type { HostFacts } from './host-facts.ts';
 
 interface AppArmorRequest {
@@ -23,16 +23,6 @@ export function appArmorProfile(field: string, request: AppArmorRequest | null, 
   if (!host.apparmor) throw invalidField(`${field}.apparmor`, wanted, 'needs AppArmor, which this host does not have enabled');
   if (!host.isProfileLoaded(wanted)) throw invalidField(`${field}.apparmor`, wanted, 'is not loaded on this node');
   return wanted;
-}
-
-/** @throws {CriError} `unimplemented` on a host with SELinux. Elsewhere labels mean nothing and are passed over. */
-export function validateSelinux(field: string, options: SELinuxOption | null, host: Pick<HostFacts, 'selinux'>): void {
-  if (!asksForSelinux(options) || !host.selinux) return;
-  throw new CriError('unimplemented', `${field}.selinux_options: SELinux labels are not supported by this version`);
-}
-
-export function asksForSelinux(options: SELinuxOption | null): boolean {
-  return options !== null && Object.values(options).some((part) => part !== '');
 }
 
 function wantedProfile(field: string, request: AppArmorRequest | null): string | undefined {

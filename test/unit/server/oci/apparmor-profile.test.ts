@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { SecurityProfileProfileType as Type } from '../../../../proto/cri.ts';
-import { appArmorProfile, validateSelinux } from '../../../../server/oci/lsm.ts';
+import { appArmorProfile } from '../../../../server/oci/apparmor-profile.ts';
 
 const isProfileLoaded = (name: string): boolean => name !== 'missing';
 const off = { apparmor: false, isProfileLoaded };
@@ -41,12 +41,4 @@ describe('appArmorProfile()', () => {
   ])('refuses %j', (request, message) => {
     expect(() => appArmorProfile('s', request, on)).toThrow(message);
   });
-});
-
-test('validateSelinux() refuses labels only where they would mean something', () => {
-  const options = { user: '', role: '', type: 'spc_t', level: '' };
-  expect(() => validateSelinux('s', options, { selinux: false })).not.toThrow();
-  expect(() => validateSelinux('s', null, { selinux: true })).not.toThrow();
-  expect(() => validateSelinux('s', { ...options, type: '' }, { selinux: true })).not.toThrow();
-  expect(() => validateSelinux('s', options, { selinux: true })).toThrow('s.selinux_options: SELinux labels are not supported');
 });
