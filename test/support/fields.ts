@@ -54,13 +54,17 @@ export interface Proof {
   readonly fields: readonly string[];
 }
 
-/** @throws {Error} for a declaration that does not stand right after a test's name, where it would be overlooked. */
+/**
+ * Of the tests, and of the parts of the virtual machine.
+ * @throws {Error} for a declaration that does not stand right after a test's name, where it would be overlooked.
+ */
 export function findProofs(directories: readonly string[] = ['test/integration', 'test/e2e', 'test/vm']): readonly Proof[] {
+  const proofsIn = (file: string): readonly Proof[] => (file.endsWith('.sh') ? vmProofsOf : proofsOf)(file, readFileSync(join(PROJECT, file), 'utf8'));
   return directories.flatMap((directory) =>
     readdirSync(join(PROJECT, directory), { recursive: true, encoding: 'utf8' })
-      .filter((name) => name.endsWith('.test.ts'))
+      .filter((name) => name.endsWith('.test.ts') || (directory === 'test/vm' && name.endsWith('.sh')))
       .sort()
-      .flatMap((name) => proofsOf(join(directory, name), readFileSync(join(PROJECT, directory, name), 'utf8'))),
+      .flatMap((name) => proofsIn(join(directory, name))),
   );
 }
 
@@ -74,6 +78,19 @@ export function proofsOf(file: string, text: string): readonly Proof[] {
   }));
   const declared = text.matchAll(/\bproves\(/g).toArray().length;
   if (declared !== proofs.length) throw new Error(`${file}: ${declared} proves(…), of which ${proofs.length} stand right after a test's name`);
+  return proofs;
+}
+
+/** `proves FIELD…` in the first line of a part of test/vm: the part is the test. @throws {Error} as `findProofs`. */
+export function vmProofsOf(file: string, text: string): readonly Proof[] {
+  const joined = text.replaceAll(/\\\n\s*/g, '');
+  const proofs = [...joined.matchAll(/^part_(\w+)\(\) \{\n {2}proves (.*)$/gm)].map(([, part = '', list = '']) => ({
+    file,
+    test: `virtual machine: ${part}`,
+    fields: list.split(' ').filter((field) => field !== ''),
+  }));
+  const declared = joined.matchAll(/^\s*proves /gm).toArray().length;
+  if (declared !== proofs.length) throw new Error(`${file}: ${declared} lines with proves, of which ${proofs.length} are the first of a part`);
   return proofs;
 }
 
