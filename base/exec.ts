@@ -231,6 +231,23 @@ export class Pipe implements Disposable {
     return stream;
   }
 
+  /** Writes all of it and closes: at once what the pipe holds, else as it is read. A reader that has gone is none of our concern. */
+  fill(data: string | Buffer): void {
+    const bytes = Buffer.from(data);
+    if (bytes.length > PIPE_BYTES) {
+      this.writer()
+        .on('error', () => {})
+        .end(bytes);
+      return;
+    }
+    try {
+      writeSync(this.writeEnd, bytes);
+    } catch (err) {
+      if (!isErrno(err, 'EPIPE')) throw err;
+    }
+    this.closeWrite();
+  }
+
   [Symbol.dispose](): void {
     this.closeRead();
     this.closeWrite();

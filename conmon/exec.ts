@@ -20,8 +20,10 @@ export interface ExecMonitorSpec {
   readonly processPath: string;
   /** Gets the pid of the command. */
   readonly pidPath: string;
+  /** For the OCI runtime's `exec`. */
+  readonly execArgs: readonly string[];
   /** Called before the monitor does anything, with its pid. */
-  readonly place: (monitorPid: number) => void;
+  readonly place: (monitorPid: number) => Promise<void>;
 }
 
 /** A monitor that waits for the word to execute its command. It ends when the command does. */
@@ -63,6 +65,7 @@ export async function startExecMonitor(spec: ExecMonitorSpec, onOutput: (bytes: 
   ended.catch(() => {}); // told again by whoever waits for it
   const word = gate.writer().on('error', () => {}); // a monitor that has died says so in its reports
   try {
+    await spec.place(monitor.pid);
     word.write('1');
     await orAborted(firstLine(listening.stream()), signal);
     const terminal = await attachTo(bundleFiles(spec.directory).attach, (_stream, bytes) => onOutput(bytes), { terminalOf: monitor.pid, signal });
@@ -89,11 +92,12 @@ export async function startExecMonitor(spec: ExecMonitorSpec, onOutput: (bytes: 
 }
 
 /** The command line of conmon 2.1 for an exec with a terminal. */
-export function execMonitorArgs({ id, runtimePath, runtimeRoot, directory, processPath, pidPath }: ExecMonitorSpec): string[] {
+export function execMonitorArgs({ id, runtimePath, runtimeRoot, execArgs, directory, processPath, pidPath }: ExecMonitorSpec): string[] {
   return [
     ...['--api-version', '1', '-e', '--exec-attach', '--exec-process-spec', processPath],
     ...['-c', id, '-u', id, '-n', id, '-r', runtimePath, '--runtime-arg', `--root=${runtimeRoot}`],
     ...['--runtime-arg', `--log=${runtimeLog(directory)}`, '--runtime-arg', '--log-format=json'],
+    ...execArgs.flatMap((arg) => ['--runtime-opt', arg]),
     ...['-b', directory, '-p', pidPath, '--exit-dir', directory],
     // --sync: the process that is started is the monitor itself, so that it can be waited for.
     ...['-l', 'none', '--full-attach', '--no-sync-log', '--log-level', 'error', '--sync', '-t'],
@@ -109,9 +113,7 @@ async function launch(spec: ExecMonitorSpec, fds: readonly [number, number, numb
   };
   try {
     // Its stderr and its reports share a pipe: what it says before it can report is the reason.
-    const monitor = await spawnProcess(spec.conmonPath, execMonitorArgs(spec), { stdio: ['ignore', 'ignore', fds[0], ...fds], env, cwd: spec.directory });
-    spec.place(monitor.pid);
-    return monitor;
+    return await spawnProcess(spec.conmonPath, execMonitorArgs(spec), { stdio: ['ignore', 'ignore', fds[0], ...fds], env, cwd: spec.directory });
   } catch (cause) {
     if (!(cause instanceof CommandError)) throw cause;
     throw new CriError('failedPrecondition', `monitor ${spec.conmonPath} could not be started`, { cause });

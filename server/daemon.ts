@@ -31,7 +31,7 @@ import { createMonitorCgroup } from './oci/cgroup-monitor.ts';
 import { HookDirectories } from './oci/hooks.ts';
 import { readHostFacts } from './oci/host-facts.ts';
 import { SelinuxLevels } from './oci/selinux-levels.ts';
-import { cniSettings, defaultAppArmor, openCni, openStorage, openStreams, selinuxFacts, storageSettings } from './open.ts';
+import { cniSettings, defaultAppArmor, openCni, openCommandCgroups, openStorage, openStreams, selinuxFacts, storageSettings } from './open.ts';
 import type { Parts, Paths } from './parts.ts';
 import { Records } from './records.ts';
 import { recover } from './recover.ts';
@@ -113,7 +113,7 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
       },
     ),
     userNamespaceProblem: userNamespaces,
-    cgroups: createCgroups(hierarchy),
+    cgroups: createCgroups(hierarchy, stack.use(openCommandCgroups(hierarchy, config, log))),
     monitors: await createMonitorCgroup(hierarchy, config.runtime.monitorCgroup),
     streams,
     host: facts,

@@ -2,12 +2,15 @@
 import { join } from 'node:path';
 import { CriError } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
+import { SysError } from '#base/sys.ts';
 import { Cni, type CniSettings } from '../cni/cni.ts';
 import { Storage, type StorageSettings } from '../storage/storage.ts';
 import { readEnvironment } from './config/environment.ts';
 import type { Config } from './config.ts';
 import type { Metrics } from './metrics/metrics.ts';
 import { DEFAULT_PROFILE, loadDefaultProfile } from './oci/apparmor.ts';
+import type { CgroupHierarchy } from './oci/cgroup-hierarchy.ts';
+import { type ExecCgroups, NO_EXEC_CGROUPS, openExecCgroups } from './oci/exec-cgroup.ts';
 import type { HostFacts } from './oci/host-facts.ts';
 import { readSelinuxPolicy } from './oci/selinux-policy.ts';
 import { readPodCidr } from './rpc/runtime.ts';
@@ -80,6 +83,17 @@ export function cniSettings({ network, runtime }: Config): CniSettings {
     statusGraceMs: network.cniStatusGracePeriodMs,
     hostPorts: !runtime.disableHostportMapping,
   };
+}
+
+/** Where the kernel has none for them, what commands leave behind is found by descent and session. */
+export function openCommandCgroups(hierarchy: CgroupHierarchy, { runroot }: Config, log: Log): ExecCgroups {
+  try {
+    return openExecCgroups(hierarchy, join(runroot, 'exec-cgroups'));
+  } catch (err) {
+    if (!(err instanceof SysError)) throw err;
+    log.warn({ err }, 'Could not make cgroup hierarchy for commands');
+    return NO_EXEC_CGROUPS;
+  }
 }
 
 /** The profile of who asks for none, loaded. Without it containers run unconfined, as with other runtimes, and it is said once. */

@@ -9,6 +9,7 @@ import { type ContainerRecord, processesOf } from './container/container.ts';
 import { undoContainer } from './container/create.ts';
 import { noteEnd } from './container/end.ts';
 import { endLeftExecs } from './container/exec-scratch.ts';
+import { executingContainer } from './container/exec-target.ts';
 import { unmountImageVolumes } from './container/image-volumes.ts';
 import type { Parts } from './parts.ts';
 import { type DamagedRecord, discard } from './records.ts';
@@ -88,7 +89,13 @@ async function recoverContainer(parts: Parts, id: string, rebooted: boolean): Pr
   if (processes === undefined) return;
   if (!rebooted && isAlive(processes.init)) {
     if (record.state.name === 'created') await noteMissedStart(parts, record);
-    await endLeftExecs({ bundle: parts.paths.bundle(id), init: processes.init, cgroupProcs: () => parts.cgroups.procs(record.cgroup) });
+    const executing = await executingContainer(parts, record);
+    await endLeftExecs({
+      bundle: parts.paths.bundle(id),
+      init: processes.init,
+      cgroupProcs: () => parts.cgroups.procs(record.cgroup),
+      findCgroup: (name) => parts.cgroups.execs.find(executing, name),
+    });
     return;
   }
   await noteEnd(parts, id);

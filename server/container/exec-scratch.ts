@@ -4,6 +4,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
 import { identifyProcess, isAlive, type ProcessIdentity } from '#base/process.ts';
+import type { ExecCgroup } from '../oci/exec-cgroup.ts';
 import type { ExecTarget } from './exec-target.ts';
 import { type ExecTree, killExec } from './exec-tree.ts';
 
@@ -18,25 +19,43 @@ export interface ExecProcess {
   readonly consoleSize?: { readonly width: number; readonly height: number };
 }
 
-/** The two files of one exec: the process for the runtime to read, the pid that it writes. In the bundle, which is a tmpfs. */
+/**
+ * What one exec has of its own: two files in the bundle, which is a tmpfs, and a cgroup. The files are the process for the
+ * runtime to read and the pid that it writes; their names tell a later daemon of the exec and its cgroup.
+ */
 export class Scratch implements Disposable {
   /** Sixteen hex digits, this exec's own. */
   readonly name = randomBytes(8).toString('hex');
   readonly processPath: string;
   readonly pidPath: string;
+  readonly cgroup: ExecCgroup;
   readonly #process: object;
+  #text = '';
 
-  constructor({ bundle, process }: Pick<ExecTarget, 'bundle' | 'process'>, given: ExecProcess) {
-    this.processPath = join(bundle, `exec-${this.name}.json`);
-    this.pidPath = join(bundle, `exec-${this.name}.pid`);
+  constructor({ bundle, process, takeCgroup }: Pick<ExecTarget, 'bundle' | 'process' | 'takeCgroup'>, given: ExecProcess) {
+    this.cgroup = takeCgroup();
+    const path = join(bundle, `exec-${this.name}${this.cgroup.name === '' ? '' : `.${this.cgroup.name}`}`);
+    this.processPath = `${path}.json`;
+    this.pidPath = `${path}.pid`;
     this.#process = process;
-    this.write(given);
+    try {
+      this.write(given);
+    } catch (err) {
+      this[Symbol.dispose]();
+      throw err;
+    }
   }
 
   /** Writes the process anew: for what is known better shortly before it begins. */
   write(given: ExecProcess): void {
     const env = given.terminal ? withTerm(this.#process) : {};
-    writeFileSync(this.processPath, JSON.stringify({ ...this.#process, ...env, ...given }), { mode: 0o600 });
+    this.#text = JSON.stringify({ ...this.#process, ...env, ...given });
+    writeFileSync(this.processPath, this.#text, { mode: 0o600 });
+  }
+
+  /** What the process's file holds. */
+  get processText(): string {
+    return this.#text;
   }
 
   /** Of the command, in the host's numbers; `undefined` before it runs. */
@@ -46,6 +65,7 @@ export class Scratch implements Disposable {
 
   [Symbol.dispose](): void {
     for (const path of [this.processPath, this.pidPath]) rmSync(path, { force: true });
+    this.cgroup[Symbol.dispose]();
   }
 }
 
@@ -55,16 +75,22 @@ function withTerm(process: { readonly env?: readonly string[] }): { readonly env
   return { env: env.some((entry) => entry.startsWith('TERM=')) ? env : [...env, 'TERM=xterm'] };
 }
 
+/** The process's file of an exec, with the name of its cgroup. */
+const LEFT = /^exec-[0-9a-f]{16}(?:\.([^/]+))?\.json$/;
+
 /**
  * Ends the commands that a dead daemon had started in a container: nobody waits for them, and their time limits died with
  * it. They are told by the files that each leaves in the bundle while it runs.
  */
-export async function endLeftExecs(target: Pick<ExecTarget, 'bundle' | 'cgroupProcs' | 'init'>): Promise<void> {
-  const names = (await readdir(target.bundle)).filter((name) => /^exec-[0-9a-f]{16}\.json$/.test(name));
+export async function endLeftExecs(
+  target: Pick<ExecTarget, 'bundle' | 'cgroupProcs' | 'init'> & { readonly findCgroup: (name: string) => ExecCgroup },
+): Promise<void> {
+  const names = (await readdir(target.bundle)).filter((name) => LEFT.test(name));
   for (const name of names) {
     const paths = { process: join(target.bundle, name), pid: join(target.bundle, name.replace('.json', '.pid')) };
-    const runtime = findProcess(paths.process);
+    const runtime = findProcess(paths.pid);
     const tree: ExecTree = {
+      cgroup: target.findCgroup(LEFT.exec(name)?.[1] ?? ''),
       runtimePid: () => (runtime !== undefined && isAlive(runtime) ? runtime.pid : undefined),
       commandPid: () => readPidFile(paths.pid),
       cgroupProcs: target.cgroupProcs,

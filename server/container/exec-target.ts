@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { CriError, isErrno } from '#base/errors.ts';
 import type { ProcessIdentity } from '#base/process.ts';
 import { withExecAffinity } from '../oci/exec-affinity.ts';
+import type { ExecCgroup, ExecutingContainer } from '../oci/exec-cgroup.ts';
 import type { Parts } from '../parts.ts';
 import { type StreamOwner, streamOwner } from './streams.ts';
 
@@ -16,13 +17,15 @@ export interface ExecTarget {
   readonly init: ProcessIdentity;
   /** The pids in the container's cgroup now. */
   readonly cgroupProcs: () => readonly number[];
+  /** A cgroup for one command, or `NO_EXEC_CGROUP`. */
+  readonly takeCgroup: () => ExecCgroup;
   /** `process` of the container's `config.json`: user, environment, capabilities and the rest are the container's own. */
   readonly process: object;
   /** Whom the command's pipes are given to, where the OCI runtime cannot. */
   readonly streamOwner?: StreamOwner | undefined;
 }
 
-type Needs = Pick<Parts, 'containers' | 'sandboxes' | 'config' | 'paths' | 'cgroups' | 'stops' | 'doomed'>;
+type Needs = Pick<Parts, 'containers' | 'sandboxes' | 'config' | 'paths' | 'cgroups' | 'runtimes' | 'stops' | 'doomed' | 'signal'>;
 
 /**
  * A running container as a place for commands. In the grace period of a stop commands are still welcome: that is when
@@ -37,6 +40,7 @@ export async function execTarget(parts: Needs, id: string): Promise<ExecTarget> 
   if (parts.stops.get(id)?.killing === true) throw new CriError('failedPrecondition', `container ${id} is being killed: no command can be started in it`);
   const { runtimePath = '', runtimeRoot = '', execCpuAffinity = '' } = parts.config.runtime.runtimes[handler] ?? {};
   const bundle = parts.paths.bundle(id);
+  const executing = await executingContainer(parts, { id, cgroup, handler });
   return {
     id,
     runtimePath,
@@ -44,9 +48,24 @@ export async function execTarget(parts: Needs, id: string): Promise<ExecTarget> 
     bundle,
     init: state.init,
     cgroupProcs: () => parts.cgroups.procs(cgroup),
+    takeCgroup: () => parts.cgroups.execs.take(executing),
     process: withExecAffinity(await ociProcess(id, bundle), execCpuAffinity, record.resources?.cpuset_cpus ?? ''),
     streamOwner: streamOwner(parts.sandboxes.get(record.sandboxId)?.config, record.user),
   };
+}
+
+/** An OCI runtime says within milliseconds what it can; one that hangs must not hold up the command. */
+const ASK_MS = 2_000;
+
+/** What decides about cgroups for a container's commands. */
+export async function executingContainer(
+  { cgroups, runtimes, signal }: Pick<Parts, 'cgroups' | 'runtimes' | 'signal'>,
+  { id, cgroup, handler }: { readonly id: string; readonly cgroup: string; readonly handler: string },
+): Promise<ExecutingContainer> {
+  const runtime = runtimes.get(handler);
+  if (!cgroups.execs.needRuntime || runtime === undefined) return { id, cgroup, byRuntime: false };
+  const limited = AbortSignal.any([signal, AbortSignal.timeout(ASK_MS)]);
+  return { id, cgroup, byRuntime: await runtime.takesExecCgroup({ signal: limited }).catch(() => false) };
 }
 
 /** The container's own process: its user, environment and rights are the command's too. */

@@ -35,7 +35,13 @@ export async function execTerminal(target: ExecTarget, command: readonly string[
   void monitor.monitor.exited.then(() => {
     pid = undefined;
   });
-  const tree: ExecTree = { runtimePid: () => pid, commandPid: () => scratch.readPid(), cgroupProcs: target.cgroupProcs, init: target.init };
+  const tree: ExecTree = {
+    runtimePid: () => pid,
+    commandPid: () => scratch.readPid(),
+    cgroup: scratch.cgroup,
+    cgroupProcs: target.cgroupProcs,
+    init: target.init,
+  };
   // Once more, with the size that may have come meanwhile: the runtime reads it now.
   scratch.write(process());
   const unfollow = terminal?.follow(({ width, height }) => void resize(home.path, width, height).catch(() => {})); // it has ended
@@ -59,7 +65,7 @@ export async function execTerminal(target: ExecTarget, command: readonly string[
 
 async function start(target: ExecTarget, scratch: Scratch, directory: string, conmonPath: string, session: RemoteSession, where: string): Promise<ExecMonitor> {
   const { id, runtimePath, runtimeRoot } = target;
-  const { processPath, pidPath } = scratch;
+  const { processPath, pidPath, cgroup } = scratch;
   const { stdout, signal } = session;
   let made: ExecMonitor | undefined;
   // The monitor serves this client alone: what it does not read may hold the command back.
@@ -68,9 +74,13 @@ async function start(target: ExecTarget, scratch: Scratch, directory: string, co
     made?.terminal.pause();
     stdout.once('drain', () => made?.terminal.resume());
   };
+  const place = async (pid: number): Promise<void> => {
+    setOomScore(pid, target);
+    await cgroup.place?.(pid);
+  };
   try {
     made = await startExecMonitor(
-      { id, conmonPath, runtimePath, runtimeRoot, directory, processPath, pidPath, place: (pid) => setOomScore(pid, target) },
+      { id, conmonPath, runtimePath, runtimeRoot, execArgs: cgroup.runtimeArgs, directory, processPath, pidPath, place },
       onOutput,
       { signal },
     );

@@ -3,6 +3,7 @@ import { sleep } from '#base/abort.ts';
 import { isErrno } from '#base/errors.ts';
 import { descendants } from '#base/exec.ts';
 import { identifyProcess, isAlive, type ProcessIdentity, readProcessStat, signalProcess } from '#base/process.ts';
+import type { ExecCgroup } from '../oci/exec-cgroup.ts';
 import type { ExecTarget } from './exec-target.ts';
 
 /** Where to look for what an exec has started. */
@@ -11,6 +12,8 @@ export interface ExecTree {
   readonly runtimePid: () => number | undefined;
   /** The command itself, once the runtime has told. */
   readonly commandPid: () => number | undefined;
+  /** The exec's own. What is in it belongs to the exec, wherever it has forked to. */
+  readonly cgroup: Pick<ExecCgroup, 'procs'>;
   /** All pids in the container's cgroup now. */
   readonly cgroupProcs: () => readonly number[];
   /** The container's first process, which is never touched. */
@@ -21,7 +24,8 @@ export interface ExecTree {
 const GRACE_MS = 500;
 
 /**
- * Kills an exec whole: the command, its descendants, what forked away from them but kept the session, and the runtime.
+ * Kills an exec whole: what is in its cgroup, the command, its descendants, what forked away from them but kept the
+ * session, and the runtime. Without a cgroup what has left both its parents and the session is not found.
  * All are stopped before any is killed, so that none forks while its parents are being counted. The runtime goes last:
  * killed before it has told the command's pid it would leave the command to itself, and later it reaps the command, which
  * would otherwise stay in the container as a zombie where init does not reap.
@@ -61,7 +65,8 @@ function execMembers(tree: ExecTree, sessions: Set<number>): ProcessIdentity[] {
   for (const sessionId of sessionsOf(runtimePid, tree.commandPid())) sessions.add(sessionId);
   const runtime = runtimePid === undefined ? undefined : identifyProcess(runtimePid);
   const heads = [...sessionMembers(tree, sessions), runtime].filter((head) => head !== undefined);
-  const members = heads.flatMap((head) => [head, ...descendants(head.pid)]);
+  const own = tree.cgroup.procs().flatMap((pid) => identifyProcess(pid) ?? []);
+  const members = [...own, ...heads.flatMap((head) => [head, ...descendants(head.pid)])];
   return members.filter(({ pid }) => pid !== tree.init.pid);
 }
 

@@ -65,6 +65,9 @@ export function checkExec(target: ExecTarget, command: readonly string[], signal
   return where;
 }
 
+/** Of the runtime, after stdio. */
+const HELD_FD = 3;
+
 /** The OCI runtime in the foreground, with a command below it. */
 export interface ExecRuntime {
   readonly tree: ExecTree;
@@ -83,12 +86,18 @@ export async function startRuntime(
   pipes: { readonly in?: Pipe; readonly out: Pipe; readonly err: Pipe },
 ): Promise<ExecRuntime> {
   const { runtimePath, runtimeRoot, bundle, id } = target;
-  const args = [`--root=${runtimeRoot}`, 'exec', '--process', scratch.processPath, '--pid-file', scratch.pidPath, id];
+  // The runtime does nothing before it has read the process: it is held by a pipe until it is in the exec's cgroup.
+  using held = scratch.cgroup.place === undefined ? undefined : new Pipe();
+  const processPath = held === undefined ? scratch.processPath : `/proc/self/fd/${HELD_FD}`;
+  const args = [`--root=${runtimeRoot}`, 'exec', ...scratch.cgroup.runtimeArgs, '--process', processPath, '--pid-file', scratch.pidPath, id];
   const owner = target.streamOwner;
   if (owner !== undefined) for (const fd of [pipes.in?.readEnd, pipes.out.writeEnd, pipes.err.writeEnd]) if (fd !== undefined) fchown(fd, owner.uid, owner.gid);
   let runtime: SpawnedProcess;
   try {
-    runtime = await spawnProcess(runtimePath, args, { stdio: [pipes.in?.readEnd ?? 'ignore', pipes.out.writeEnd, pipes.err.writeEnd], cwd: bundle });
+    runtime = await spawnProcess(runtimePath, args, {
+      stdio: [pipes.in?.readEnd ?? 'ignore', pipes.out.writeEnd, pipes.err.writeEnd, ...(held === undefined ? [] : [held.readEnd])],
+      cwd: bundle,
+    });
   } catch (cause) {
     if (!(cause instanceof CommandError)) throw cause;
     throw new CriError('failedPrecondition', `${whereOf(target)}: runtime ${runtimePath} could not be started`, { cause });
@@ -103,7 +112,12 @@ export async function startRuntime(
     if (exitCode === undefined) throw new CriError('unknown', `${whereOf(target)}: ${basename(runtimePath)} was killed by ${signal}`);
     return exitCode;
   });
-  return { tree: { runtimePid: () => pid, commandPid: () => scratch.readPid(), cgroupProcs: target.cgroupProcs, init: target.init }, ended };
+  ended.catch(() => {}); // told again by whoever waits for it
+  held?.closeRead();
+  await scratch.cgroup.place?.(runtime.pid);
+  held?.fill(scratch.processText);
+  const { cgroup } = scratch;
+  return { tree: { runtimePid: () => pid, commandPid: () => scratch.readPid(), cgroup, cgroupProcs: target.cgroupProcs, init: target.init }, ended };
 }
 
 /** Why a command could not be started, by what the runtime printed. */

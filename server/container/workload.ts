@@ -72,6 +72,7 @@ export async function deleteWorkload(parts: Needs, workload: Workload, signal: A
   await parts.cgroups.kill(workload.cgroup, { signal });
   if (runtime !== undefined) await runtime.delete(workload.id, { force: true, signal });
   await parts.cgroups.remove(workload.cgroup);
+  await parts.cgroups.execs.remove(workload.id);
   const monitor = workload.processes?.monitor;
   // It ends by itself once its container has; one that hangs would write an exit file for a later object.
   if (monitor !== undefined && isAlive(monitor)) {

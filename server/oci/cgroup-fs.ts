@@ -50,7 +50,8 @@ export async function removeCgroup(hierarchy: CgroupHierarchy, path: string): Pr
   await Promise.all(there.map(removeTree));
 }
 
-async function removeTree(dir: string): Promise<void> {
+/** `removeCgroup` for a directory. */
+export async function removeTree(dir: string): Promise<void> {
   for (let pauseMs = 5; ; pauseMs *= 2) {
     try {
       await rmdir(dir);
@@ -77,7 +78,12 @@ export async function childDirs(dir: string): Promise<string[]> {
 
 /** Processes in a cgroup and those below it, by one hierarchy's word; none when it is gone. Microseconds: it reads synchronously. */
 export function procs(hierarchy: CgroupHierarchy, path: string): readonly number[] {
-  return [...collectProcs(join(telling(hierarchy), path), new Set())];
+  return procsBelow(join(telling(hierarchy), path));
+}
+
+/** `procs` for a directory. */
+export function procsBelow(dir: string): readonly number[] {
+  return [...collectProcs(dir, new Set())];
 }
 
 function collectProcs(dir: string, into: Set<number>): Set<number> {
@@ -150,7 +156,8 @@ async function thaw({ mounts }: CgroupHierarchy, path: string): Promise<void> {
   }
 }
 
-function killOne(pid: number): void {
+/** Success when it is gone. */
+export function killOne(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
   } catch (err) {

@@ -4,6 +4,7 @@ import { readLimits, setLimits } from './cgroup-limits.ts';
 import { findReachedLimit, type ReachedLimit, readLostOomKills, readOomKills, readOwnOoms } from './cgroup-oom.ts';
 import { createParentCgroups } from './cgroup-parents.ts';
 import { type CgroupStats, readStats } from './cgroup-stats.ts';
+import { type ExecCgroups, NO_EXEC_CGROUPS } from './exec-cgroup.ts';
 
 /**
  * The cgroups of this machine, as files. Paths are absolute below every hierarchy, as `containerCgroup` makes them;
@@ -11,6 +12,8 @@ import { type CgroupStats, readStats } from './cgroup-stats.ts';
  */
 export interface Cgroups {
   readonly hierarchy: CgroupHierarchy;
+  /** Those of commands that are executed in containers. */
+  readonly execs: ExecCgroups;
   /** Makes a cgroup, and those above it that are missing, in every hierarchy. */
   create(path: string): Promise<void>;
   /** Removes a cgroup and those below it. What is gone counts as removed; EBUSY while there are processes in it. */
@@ -50,9 +53,10 @@ export interface Cgroups {
   reachedLimit(path: string): Promise<ReachedLimit | undefined>;
 }
 
-export function createCgroups(hierarchy: CgroupHierarchy): Cgroups {
+export function createCgroups(hierarchy: CgroupHierarchy, execs: ExecCgroups = NO_EXEC_CGROUPS): Cgroups {
   return {
     hierarchy,
+    execs,
     create: (path) => createCgroup(hierarchy, path),
     remove: (path) => removeCgroup(hierarchy, path),
     ...createParentCgroups(hierarchy),

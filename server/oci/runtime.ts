@@ -53,6 +53,8 @@ export interface OciRuntime {
   /** First line of `--version`, such as `crun version 1.8.1`. */
   version(options: VerbOptions): Promise<string>;
   features(options: VerbOptions): Promise<RuntimeFeatures>;
+  /** Whether `exec` takes `--cgroup` (crun, runc since 1.1). It is asked once. */
+  takesExecCgroup(options: VerbOptions): Promise<boolean>;
 }
 
 export interface OciRuntimeOptions {
@@ -70,6 +72,7 @@ export interface OciRuntimeOptions {
 const DEATH_MS = 4_000;
 
 export function createOciRuntime({ handler, path, root, systemdCgroup, timeoutMs = 60_000 }: OciRuntimeOptions): OciRuntime {
+  let execCgroup: Promise<boolean> | undefined;
   const globalArgs = [`--root=${root}`, ...(systemdCgroup ? ['--systemd-cgroup'] : [])];
 
   /** Runs one verb; `subject` is the id, or nothing. */
@@ -152,6 +155,17 @@ export function createOciRuntime({ handler, path, root, systemdCgroup, timeoutMs
       } catch (err) {
         if (!isVerbFailure(err)) throw err;
         return { answered: false, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: false };
+      }
+    },
+
+    takesExecCgroup: async (options) => {
+      execCgroup ??= verb(['exec', '--help'], '', options).then((text) => /\s--cgroup[ =]/.test(text));
+      try {
+        return await execCgroup;
+      } catch (err) {
+        if (isVerbFailure(err)) return false;
+        execCgroup = undefined; // no answer
+        throw err;
       }
     },
   };

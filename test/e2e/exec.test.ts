@@ -68,7 +68,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     if (client === undefined) return;
     const { containerId } = await startPod(daemon);
     const look = (pid: string): string =>
-      `cat /proc/${pid}/cgroup /proc/${pid}/oom_score_adj; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/${pid}/status; tr '\\0' '\\n' </proc/${pid}/environ | grep -v ^TERM= | sort; pwd`;
+      `grep -v name=berth /proc/${pid}/cgroup; cat /proc/${pid}/oom_score_adj; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/${pid}/status; tr '\\0' '\\n' </proc/${pid}/environ | grep -v ^TERM= | sort; pwd`;
     const own = await shell(containerId, look('1'));
     expect(own).toContain('KUBERNETES_SERVICE_HOST');
     for (const flags of [[], ['-i'], ['-t']]) {
@@ -139,7 +139,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     if (client === undefined) return;
     const { containerId } = await startPod(daemon);
     const sessions = [[], ['-t']].map((flags, index) =>
-      session((client as StreamClient).exec(flags, containerId, ['sh', '-c', `(sleep 212${index} &); echo begun; sleep 214${index}`])),
+      session((client as StreamClient).exec(flags, containerId, ['sh', '-c', `(setsid sleep 212${index} &); echo begun; sleep 214${index}`])),
     );
     const attached = session(client.attach([], containerId));
     for (const { shown } of sessions) await until('the command', () => shown().includes('begun'));
@@ -162,7 +162,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     );
     const attached = session(client.attach(['-i'], containerId));
     const sessions = [[], ['-t']].map((flags, index) =>
-      session((client as StreamClient).exec(flags, containerId, ['sh', '-c', `(sleep 213${index} &); echo begun; sleep 215${index}`])),
+      session((client as StreamClient).exec(flags, containerId, ['sh', '-c', `(setsid sleep 213${index} &); echo begun; sleep 215${index}`])),
     );
     for (const { shown } of sessions) await until('the command', () => shown().includes('begun'));
     await until('output', () => /\d\n/.test(attached.shown()));

@@ -52,6 +52,8 @@ test(
       expect(readdirSync(join(daemon.runroot, 'bundles', id)).filter((name) => name.startsWith('exec-'))).toEqual([]);
       const { stdout } = await daemon.cri.ExecSync({ container_id: id, cmd: ['ps', '-o', 'args'], timeout: '60' });
       expect(stdout.toString()).not.toContain('sleep 220');
+      const again = await daemon.cri.ExecSync({ container_id: id, cmd: ['cat', '/proc/self/cgroup'], timeout: '60' });
+      expect(again.stdout.toString()).toContain('berth-exec-0'); // the one that the first probe had
     }
   },
   FULL ? 900_000 : 180_000,

@@ -1,7 +1,8 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
 import { run } from '#base/exec.ts';
+import { MNT, mount, umount } from '#base/sys.ts';
 
 /** What tests could leave behind on a machine, each as lines of text that can be compared. */
 export interface Machine {
@@ -25,7 +26,7 @@ export async function snapshot(directory: string): Promise<Machine> {
     mounts: readLines('/proc/self/mountinfo').map((line) => line.split(' ').slice(4).join(' ')),
     links: (await linesOf('ip', ['-o', 'link'])).map((line) => line.replace(/^\d+: /, '').replace(/\\.*$/, '')),
     rules: await firewallRules(),
-    cgroups: listTree('/sys/fs/cgroup', 'directories'),
+    cgroups: [...listTree('/sys/fs/cgroup', 'directories'), ...commandCgroups()],
     processes: listProcesses(),
     files: [directory, ...SHARED_DIRECTORIES].flatMap((path) => listTree(path, 'everything', 4)),
   };
@@ -41,6 +42,22 @@ export function leftovers(before: Machine, after: Machine, { mark, alone }: { ma
     const known = new Set(before[kind]);
     return after[kind].filter((line) => !known.has(line) && (line.includes(mark) || (alone && isOfAPod(kind, line)))).map((line) => `${kind}: ${line}`);
   });
+}
+
+/** With cgroup v1 those of commands are in a hierarchy that is mounted nowhere; see server/oci/exec-cgroup.ts. */
+function commandCgroups(): string[] {
+  if (!readOptional('/proc/self/cgroup').includes(':name=berth:')) return [];
+  const directory = mkdtempSync('/tmp/name-berth-');
+  try {
+    mount('none', directory, 'cgroup', 0, 'none,name=berth');
+    try {
+      return listTree(directory, 'directories').map((path) => path.slice(directory.length));
+    } finally {
+      umount(directory, MNT.DETACH);
+    }
+  } finally {
+    rmdirSync(directory);
+  }
 }
 
 function isOfAPod(kind: keyof Machine, line: string): boolean {

@@ -8,6 +8,7 @@ import { isErrno } from '#base/errors.ts';
 import { run } from '#base/exec.ts';
 import { isAlive, type ProcessIdentity, signalProcess } from '#base/process.ts';
 import { adoptMonitor, type MonitorSpec, type Started, startMonitor } from '../../../conmon/conmon.ts';
+import { killOne, procsBelow } from '../../../server/oci/cgroup-fs.ts';
 
 export const RUNTIMES = ['/usr/bin/crun', '/usr/bin/runc'];
 const HIERARCHIES = ['/sys/fs/cgroup', ...readdirSync('/sys/fs/cgroup').map((name) => join('/sys/fs/cgroup', name))];
@@ -26,6 +27,8 @@ export interface TestBundle extends AsyncDisposable {
   readonly spec: MonitorSpec;
   readonly logPath: string;
   readonly process: object;
+  /** Below every hierarchy. */
+  readonly cgroupPath: string;
   readonly cgroupProcs: () => number[];
   readonly start: (signal?: AbortSignal) => Promise<Started>;
   /** `startMonitor` and the runtime's `start`. */
@@ -96,6 +99,7 @@ export async function makeBundle(runtimePath: string, options: BundleOptions = {
     spec,
     logPath,
     process: ociProcess,
+    cgroupPath: `/${cgroup}/${id}`,
     cgroupProcs: () => procsOf(`${cgroup}/${id}`),
     start,
     startAndRun: async () => {
@@ -106,8 +110,8 @@ export async function makeBundle(runtimePath: string, options: BundleOptions = {
     runtime,
     [Symbol.asyncDispose]: async () => {
       const { monitor, init } = await adoptMonitor(bundle);
-      if (basename(runtimePath) === 'crun' || basename(runtimePath) === 'runc') await runtime('delete', '--force', id).catch(() => {});
-      for (const pid of procsOf(`${cgroup}/${id}`)) process.kill(pid, 'SIGKILL');
+      if (/^(crun|runc)/.test(basename(runtimePath))) await runtime('delete', '--force', id).catch(() => {});
+      for (const pid of procsOf(`${cgroup}/${id}`)) killOne(pid);
       if (init !== undefined) signalProcess(init, 'SIGKILL');
       if (monitor !== undefined) await gone(monitor);
       await removeCgroup(cgroup);
@@ -117,8 +121,8 @@ export async function makeBundle(runtimePath: string, options: BundleOptions = {
 }
 
 function procsOf(cgroup: string): number[] {
-  const file = HIERARCHIES.map((root) => join(root, cgroup, 'cgroup.procs')).find((path) => existsSync(path));
-  return file === undefined ? [] : readFileSync(file, 'latin1').split('\n').filter(Boolean).map(Number);
+  const directory = HIERARCHIES.map((root) => join(root, cgroup)).find((path) => existsSync(path));
+  return directory === undefined ? [] : [...procsBelow(directory)];
 }
 
 async function removeCgroup(name: string): Promise<void> {

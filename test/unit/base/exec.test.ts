@@ -71,6 +71,25 @@ test('run() leaves no fd behind, whatever the end', async () => {
   expect(readdirSync('/proc/self/fd').length).toBe(before);
 });
 
+test.each([3, 65_536, 300_000])('Pipe.fill() hands over all of %i bytes and closes', async (bytes) => {
+  using pipe = new Pipe();
+  using held = new Pipe();
+  const child = await spawnProcess('sh', ['-c', 'wc -c </proc/self/fd/3'], { stdio: ['ignore', held.writeEnd, 'ignore', pipe.readEnd] });
+  held.closeWrite();
+  pipe.closeRead();
+  pipe.fill('x'.repeat(bytes));
+  let text = '';
+  for await (const chunk of held.stream()) text += chunk;
+  expect([text.trim(), (await child.exited).exitCode]).toEqual([String(bytes), 0]);
+});
+
+test.each([3, 300_000])('Pipe.fill() with %i bytes does not mind a reader that has gone', (bytes) => {
+  using pipe = new Pipe();
+  pipe.closeRead();
+  pipe.fill('x'.repeat(bytes));
+  expect(() => pipe.writeEnd).toThrow('closed');
+});
+
 function sleepers() {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))

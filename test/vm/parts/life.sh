@@ -26,10 +26,11 @@ life() {
   check "$name: confined by Berth's own AppArmor profile" equal "$(cat "/proc/$(pid_of "$id")/attr/current")" 'berth-default (enforce)'
   updates "$name" "$id" "$cgroups$path$below"
   check "$name: exec" equal "$(exec_sync "$id" 'echo out; echo err >&2; exit 7' | jq -r '.stdout + .stderr + (.exit_code | tostring)')" $'out\nerr\n7'
-  check "$name: the container has a cgroup namespace of its own" equal "$(cri exec --sync "$id" cat /proc/self/cgroup)" 0::/
+  check "$name: the container has a cgroup namespace of its own" equal "$(cri exec --sync "$id" cat /proc/self/cgroup)" 0::/berth-exec-0
   check "$name: and sees its own limit there" equal "$(cri exec --sync "$id" cat /sys/fs/cgroup/memory.max)" 100663296
-  check "$name: exec ends at its time limit" grep -qi 'timed out\|deadline' <<<"$(cri exec --sync --timeout 3 "$id" sh -c 'setsid sleep 1000 & sleep 1000' 2>&1)"
-  check "$name: with all it started" equal "$(grep -lz 1000 $(sed 's|.*|/proc/&/cmdline|' "$cgroups$path$below/cgroup.procs") 2>/dev/null)" ''
+  check "$name: exec ends at its time limit" grep -qi 'timed out\|deadline' <<<"$(cri exec --sync --timeout 3 "$id" sh -c '(setsid sleep 1001 &); setsid sleep 1000 & sleep 1000' 2>&1)"
+  check "$name: with all it started, also what has left its session and its parents" equal "$(sleepers "$cgroups$path")" ''
+  commands "$name" "$id" "$cgroups$path$below"
 
   stats=$(cri stats -o json --id "$id")
   check "$name: ContainerStats CPU" positive "$(jq -r '.stats[0].cpu.usageCoreNanoSeconds.value' <<<"$stats")"
@@ -61,6 +62,30 @@ life() {
   [ -z "$parent" ] || systemctl stop "$(basename "$parent")"
 }
 
+# sleepers DIRECTORY: what the sleeps of a cgroup and those below it were told, as far as it has four digits.
+sleepers() {
+  local pid
+  for pid in $(find "$1" -name cgroup.procs -exec cat {} +); do
+    tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -oE '^sleep [0-9]{4}'
+  done | sort
+}
+is_sleepers() { equal "$(sleepers "$1")" "$2"; }
+
+# commands NAME ID DIRECTORY: the cgroups of commands in a container, which are not to change what it may have.
+commands() {
+  local name=$1 id=$2 dir=$3 session
+  check "$name: a command has a cgroup of its own, and the next one the same" equal "$(cd "$dir" && echo berth-exec-*)" berth-exec-0
+  check "$name: without controllers" equal "$(cat "$dir/cgroup.subtree_control" "$dir/berth-exec-0/cgroup.controllers")" ''
+  check "$name: what a command leaves in the background" equal "$(exec_sync "$id" '(setsid sleep 1002 >/dev/null 2>&1 </dev/null &)' | jq -r .exit_code)" 0
+  check "$name: lives on" eventually is_sleepers "$dir" 'sleep 1002'
+  crictl exec -i "$id" sh -c '(setsid sleep 1003 &); sleep 1003' </dev/null >/dev/null 2>&1 &
+  session=$!
+  eventually is_sleepers "$dir" $'sleep 1002\nsleep 1003\nsleep 1003'
+  kill -KILL $session
+  check "$name: a client that goes takes all with it but that" eventually is_sleepers "$dir" 'sleep 1002'
+  check "$name: the end of the container will take it" test -n "$(cat "$dir/berth-exec-0/cgroup.procs")"
+}
+
 privileged() {
   local handler=$1 name=$1-privileged pod id
   pod "$name" ''
@@ -69,7 +94,7 @@ privileged() {
   id=$(launch "$pod" "$name" "$name" "$forever" '{"security_context":{"privileged":true}}')
   check "$name: runs" is_state "$id" CONTAINER_RUNNING
   check "$name: makes cgroups below its own, in the node's tree" equal "$(exec_sync "$id" 'read -r own </proc/self/cgroup; mkdir "/sys/fs/cgroup${own#0::}/below"' | jq -r .stderr)" ''
-  check "$name: where it is" test -d "$cgroups$(cgroup_of "$(pid_of "$id")")/below"
+  check "$name: where it is" test -d "$cgroups$(cgroup_of "$(pid_of "$id")")/berth-exec-0/below"
   id=$(launch "$pod" "$name" "$name-not" "$forever")
   check "$name: which others cannot" grep -q 'Read-only' <<<"$(exec_sync "$id" 'mkdir /sys/fs/cgroup/below' | jq -r .stderr)"
   check "$name: rmp --force of a running pod" cri rmp --force "$pod"

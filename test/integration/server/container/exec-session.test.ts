@@ -6,6 +6,7 @@ import { execSession } from '../../../../server/container/exec-session.ts';
 import type { ExecTarget } from '../../../../server/container/exec-target.ts';
 import { execTerminal } from '../../../../server/container/exec-terminal.ts';
 import { countFds, gone, makeBundle, processesWith, RUNTIMES, type TestBundle, until } from '../../conmon/bundle.ts';
+import { disposeOf, takeCgroup } from './command-cgroups.ts';
 import { type Client, type ClientOptions, GONE, makeClient } from './session.ts';
 
 interface Running extends AsyncDisposable {
@@ -31,6 +32,7 @@ async function runContainer(runtimePath: string, process: object = {}): Promise<
     bundle: bundle.spec.bundle,
     init,
     cgroupProcs: bundle.cgroupProcs,
+    takeCgroup: takeCgroup(bundle),
     process: { ...bundle.process, ...process },
   };
   const directory = join(bundle.directory, 'x');
@@ -44,7 +46,7 @@ async function runContainer(runtimePath: string, process: object = {}): Promise<
     run.catch(() => {}); // the test looks at it when it comes to it
     return { ...client, ended: run };
   };
-  return { bundle, target, exec, shell: (script, options) => exec(['sh', '-c', script], options), [Symbol.asyncDispose]: () => bundle[Symbol.asyncDispose]() };
+  return { bundle, target, exec, shell: (script, options) => exec(['sh', '-c', script], options), [Symbol.asyncDispose]: () => disposeOf(bundle) };
 }
 
 /** Only the container's own process is left, and no file. */

@@ -5,6 +5,7 @@ import { isAlive, signalProcess } from '#base/process.ts';
 import { type ExecOptions, execSync } from '../../../../server/container/exec.ts';
 import type { ExecTarget } from '../../../../server/container/exec-target.ts';
 import { countFds, gone, makeBundle, processesWith, RUNTIMES, type TestBundle, until } from '../../conmon/bundle.ts';
+import { disposeOf, takeCgroup } from './command-cgroups.ts';
 
 const MiB = 1024 * 1024;
 const never = new AbortController().signal;
@@ -20,14 +21,23 @@ async function runContainer(runtimePath: string): Promise<Running> {
   const bundle = await makeBundle(runtimePath, { log: false });
   const { init } = await bundle.startAndRun();
   const { id, runtimeRoot } = bundle.spec;
-  const target: ExecTarget = { id, runtimePath, runtimeRoot, bundle: bundle.spec.bundle, init, cgroupProcs: bundle.cgroupProcs, process: bundle.process };
+  const target: ExecTarget = {
+    id,
+    runtimePath,
+    runtimeRoot,
+    bundle: bundle.spec.bundle,
+    init,
+    cgroupProcs: bundle.cgroupProcs,
+    takeCgroup: takeCgroup(bundle),
+    process: bundle.process,
+  };
   const exec: Running['exec'] = (command, options = {}) => execSync(target, command, { timeoutMs: 0, signal: never, ...options });
   return {
     bundle,
     target,
     exec,
     shell: (script, options) => exec(['sh', '-c', script], options),
-    [Symbol.asyncDispose]: () => bundle[Symbol.asyncDispose](),
+    [Symbol.asyncDispose]: () => disposeOf(bundle),
   };
 }
 

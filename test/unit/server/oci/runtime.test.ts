@@ -139,6 +139,24 @@ test.each([
 });
 
 test.each([
+  ['crun', "echo '      --cgroup=PATH          sub-cgroup in the container'", true],
+  ['runc', "echo '   --cgroup value    run the process in an (existing) sub-cgroup(s)'", true],
+  ['one that has no such option', "echo '   --cgroups value'", false],
+  ['one that has no help', 'exit 1', false],
+])('takesExecCgroup() asks %s once', async (_name, body, takes) => {
+  await using fake = await fakeRuntime(`echo "$@" >> $here/calls; ${body}`);
+  for (let call = 0; call < 3; call += 1) expect(await fake.runtime.takesExecCgroup({ signal })).toBe(takes);
+  expect(await readFile(join(fake.dir, 'calls'), 'utf8')).toBe('exec --help\n');
+});
+
+test('takesExecCgroup() asks again one that did not answer', async () => {
+  await using fake = await fakeRuntime('[ -e $here/well ] || sleep 1000; echo " --cgroup value"');
+  await expect(fake.runtime.takesExecCgroup({ signal: AbortSignal.timeout(100) })).rejects.toMatchObject({ name: 'TimeoutError' });
+  await writeFile(join(fake.dir, 'well'), '');
+  expect(await fake.runtime.takesExecCgroup({ signal })).toBe(true);
+});
+
+test.each([
   ['TERM', 15],
   ['SIGKILL', 9],
   ['sigusr1', 10],
