@@ -1,6 +1,6 @@
 import { closeSync, mkdirSync, openSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { isErrno } from '#base/errors.ts';
+import { CriError, describeError, isErrno, quote } from '#base/errors.ts';
 import { run } from '#base/exec.ts';
 import { inNamespaces, loopbackUpAsync, MNT, type NamespaceKind, sethostname, umountAsync } from '#base/sys.ts';
 import { NamespaceMode, type PodSandboxConfig } from '../../proto/cri.ts';
@@ -59,9 +59,18 @@ export async function pinNamespaces(
   if (present.length === 0) return;
   inNamespaces(joinable, () => {
     if (pinned.uts !== undefined && hostname !== '') sethostname(hostname);
-    for (const [name, value] of Object.entries(sysctls)) writeFileSync(join('/proc/sys', sysctlPath(name) ?? ''), value);
+    for (const [name, value] of Object.entries(sysctls)) setSysctl(name, value);
   });
   if (pinned.net !== undefined) await loopbackUpAsync(pinned.net);
+}
+
+/** @throws {CriError} `invalidArgument` for a sysctl that the kernel does not have, or a value that it refuses. */
+function setSysctl(name: string, value: string): void {
+  try {
+    writeFileSync(join('/proc/sys', sysctlPath(name) ?? ''), value, { flag: 'r+' });
+  } catch (err) {
+    throw new CriError('invalidArgument', `sysctl ${name}: the kernel refuses ${quote(value)}: ${describeError(err)}`, { cause: err });
+  }
 }
 
 /** Lets go of the namespaces; safe to repeat. They end with their last process. */
