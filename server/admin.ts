@@ -1,7 +1,7 @@
-import { chmod, rm } from 'node:fs/promises';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { CriError, describeError, type ErrorKind } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
+import { bindSocket } from '#base/unix-socket.ts';
 
 /** What a route is given. */
 export interface AdminCall {
@@ -27,7 +27,7 @@ export interface AdminFailure {
 }
 
 export interface AdminDeps {
-  /** The unix socket. Made anew, for its owner alone: routes read any path they are given. */
+  /** The unix socket, for its owner alone: routes read any path they are given. */
   readonly path: string;
   readonly routes: readonly AdminRoute[];
   readonly log: Log;
@@ -48,7 +48,7 @@ export async function serveAdmin({ path, routes, log }: AdminDeps): Promise<Asyn
     void work.finally(() => running.delete(work));
   });
   server.requestTimeout = 0; // an archive comes as slowly as its source, perhaps a pipe
-  await listen(server, path);
+  const bound = await bindSocket(server, path, { mode: 0o600, what: 'serve the admin socket on' });
   server.on('error', (err) => log.warn({ err, path }, 'Could not accept client'));
   return {
     [Symbol.asyncDispose]: async () => {
@@ -57,27 +57,9 @@ export async function serveAdmin({ path, routes, log }: AdminDeps): Promise<Asyn
       await Promise.all(running);
       server.closeAllConnections();
       await closed;
+      await bound[Symbol.asyncDispose]();
     },
   };
-}
-
-/** The mode is set by umask, so that there is no moment in which others may connect. */
-async function listen(server: Server, path: string): Promise<void> {
-  await rm(path, { force: true });
-  const umask = process.umask(0o177);
-  try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen(path, () => {
-        server.off('error', reject);
-        resolve();
-      });
-      process.umask(umask); // the socket is bound by now
-    });
-  } finally {
-    process.umask(umask);
-  }
-  await chmod(path, 0o600);
 }
 
 const statusOf: Partial<Record<ErrorKind, number>> = { invalidArgument: 400, notFound: 404, alreadyExists: 409, failedPrecondition: 409, unavailable: 503 };

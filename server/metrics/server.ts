@@ -1,8 +1,7 @@
-import { rm, stat } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { connect } from 'node:net';
-import { CriError, describeError, isErrno } from '#base/errors.ts';
+import { CriError, describeError } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
+import { bindSocket } from '#base/unix-socket.ts';
 import type { Metrics } from './metrics.ts';
 
 export interface MetricsServerOptions {
@@ -44,18 +43,9 @@ export async function serveMetrics({ registry, host, port, socket, resources, lo
   await listen(tcp, `${host}:${port}`, () => tcp.listen({ host, port }));
   tcp.on('error', notAccepted);
   if (socket !== '') {
-    await removeStale(socket);
     const unix = newServer(answer);
     undo.defer(() => close(unix));
-    // The socket is made within listen(), so the mask holds for nothing else.
-    await listen(unix, socket, () => {
-      const mask = process.umask(0o117);
-      try {
-        unix.listen({ path: socket });
-      } finally {
-        process.umask(mask);
-      }
-    });
+    undo.use(await bindSocket(unix, socket, { mode: 0o660, what: 'serve metrics on' }));
     unix.on('error', notAccepted);
   }
 
@@ -119,33 +109,10 @@ function listen(server: Server, where: string, start: () => void): Promise<void>
   });
 }
 
-/** A scrape under way is cut off: Prometheus asks again. Closing removes the unix socket. */
+/** A scrape under way is cut off: Prometheus asks again. */
 function close(server: Server): Promise<void> {
   return new Promise((resolve) => {
     server.close(() => resolve());
     server.closeAllConnections();
-  });
-}
-
-/** Removes a socket that nobody listens on any more: what a killed daemon leaves behind. */
-async function removeStale(path: string): Promise<void> {
-  try {
-    if (!(await stat(path)).isSocket()) throw new CriError('failedPrecondition', `serve metrics on ${path}: there is something else than a socket`);
-  } catch (err) {
-    if (isErrno(err, 'ENOENT')) return;
-    throw err;
-  }
-  if (await isAnswered(path)) throw new CriError('failedPrecondition', `serve metrics on ${path}: another process listens there`);
-  await rm(path, { force: true });
-}
-
-function isAnswered(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const probe = connect(path);
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.once('error', () => resolve(false));
   });
 }

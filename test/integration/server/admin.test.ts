@@ -1,4 +1,4 @@
-import { mkdir, mkdtempDisposable, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtempDisposable, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { createServer, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -127,13 +127,17 @@ test('askDaemon() says that the daemon ended amid its answer', async () => {
   await new Promise((resolve) => server.close(resolve));
 });
 
-test('serveAdmin() is for its owner alone, replaces a stale socket, and takes it away', async () => {
+test('serveAdmin() is for its owner alone, replaces a stale socket and no other, and takes it away', async () => {
   await using dir = await mkdtempDisposable(join(tmpdir(), 'berth-admin-'));
   const path = join(dir.path, 'admin.sock');
-  await writeFile(path, 'stale');
+  const gone = createServer();
+  await new Promise<void>((resolve) => gone.listen(`${path}.was`, resolve));
+  await rename(`${path}.was`, path);
+  await new Promise((resolve) => gone.close(resolve));
   {
     await using _admin = await serveAdmin({ path, routes: [], log: silentLog });
     expect((await stat(path)).mode & 0o777).toBe(0o600);
+    await expect(serveAdmin({ path, routes: [], log: silentLog })).rejects.toThrow('another process answers there');
   }
   expect(await readdir(dir.path)).toEqual([]);
 });

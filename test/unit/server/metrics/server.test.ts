@@ -97,11 +97,11 @@ test('serveMetrics() replaces a socket that nobody listens on, and refuses one t
   await leaveStale(socketPath);
   await using _world = await serving({ socket: socketPath });
   expect(await ask({ socketPath }, '/healthz')).toMatchObject({ status: 200 });
-  await expect(serving({ socket: socketPath })).rejects.toThrow('another process listens there');
+  await expect(serving({ socket: socketPath })).rejects.toThrow('another process answers there');
   expect(await ask({ socketPath }, '/healthz')).toMatchObject({ status: 200 });
   const file = join(dir.path, 'file');
   await writeFile(file, 'keep');
-  await expect(serving({ socket: file })).rejects.toThrow('something else than a socket');
+  await expect(serving({ socket: file })).rejects.toThrow('something that is no socket is there');
 });
 
 /** A socket file whose listener is gone, as after SIGKILL: closing the server would have removed it. */
