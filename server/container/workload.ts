@@ -1,5 +1,6 @@
 import { rmSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { sleep, withTimeout } from '#base/abort.ts';
 import { CriError, isErrno } from '#base/errors.ts';
@@ -15,6 +16,8 @@ export interface Workload {
   /** Absent where its creation did not get so far, or where it is known to be dead. */
   readonly processes?: { readonly init: ProcessIdentity; readonly monitor: ProcessIdentity } | undefined;
 }
+
+const { SIGKILL } = constants.signals;
 
 type Needs = Pick<Parts, 'runtimes' | 'cgroups' | 'deaths' | 'paths' | 'log'>;
 
@@ -32,14 +35,14 @@ export async function killWorkload(parts: Needs, workload: Workload, signal: Abo
   const init = workload.processes?.init;
   if (init === undefined || !isAlive(init)) return;
   const woken = parts.deaths.wait(workload.id, signal).catch(() => {});
-  await sendSignal(parts, workload, 'KILL', signal);
+  await sendSignal(parts, workload, SIGKILL, signal);
   for (let look = 0; isAlive(init); look += 1) {
     if (signal.aborted)
       throw new CriError('deadlineExceeded', `container ${workload.id}: process ${init.pid} does not die (state ${readProcessStat(init.pid)?.state})`, {
         cause: signal.reason,
       });
     await Promise.race([woken, sleep(looks[look] ?? 500, signal).catch(() => {})]);
-    if (look % KILL_EVERY === KILL_EVERY - 1) await sendSignal(parts, workload, 'KILL', signal);
+    if (look % KILL_EVERY === KILL_EVERY - 1) await sendSignal(parts, workload, SIGKILL, signal);
   }
 }
 
@@ -47,14 +50,14 @@ export async function killWorkload(parts: Needs, workload: Workload, signal: Abo
  * Sends a signal to the workload's first process: by the OCI runtime, which alone knows what its pid stands for; with
  * a runtime that fails or hangs, KILL goes to the process itself.
  */
-export async function sendSignal(parts: Needs, workload: Workload, name: string | number, signal: AbortSignal): Promise<void> {
+export async function sendSignal(parts: Needs, workload: Workload, number: number, signal: AbortSignal): Promise<void> {
   const init = workload.processes?.init;
   if (init === undefined || !isAlive(init)) return;
-  const isKill = name === 'KILL' || name === 9;
+  const isKill = number === SIGKILL;
   try {
     const runtime = parts.runtimes.get(workload.handler);
     if (runtime === undefined) throw new CriError('failedPrecondition', `runtime handler "${workload.handler}" is not configured any more`);
-    await runtime.kill(workload.id, name, { signal: isKill ? withTimeout(signal, RUNTIME_KILL_MS) : signal });
+    await runtime.kill(workload.id, number, { signal: isKill ? withTimeout(signal, RUNTIME_KILL_MS) : signal });
   } catch (err) {
     if (!isKill) throw err;
     parts.log.warn({ err, containerId: workload.id, pid: init.pid }, 'Killed process without its OCI runtime');

@@ -1,7 +1,6 @@
 import { readdir } from 'node:fs/promises';
-import { constants } from 'node:os';
 import { orAborted, sleep, withTimeout } from '#base/abort.ts';
-import { CriError, invalidField, isErrno } from '#base/errors.ts';
+import { CriError, isErrno } from '#base/errors.ts';
 import { CommandError, type RunOptions, run } from '#base/exec.ts';
 
 /** What the runtime says of a container. A paused one counts as `running`: it holds its processes and can be killed. */
@@ -40,10 +39,10 @@ export interface OciRuntime {
   globalArgs(): readonly string[];
   start(id: string, options: VerbOptions): Promise<void>;
   /**
-   * Sends a signal to the container's first process, or with `all` to every one of them. Success when the container is
-   * stopped or unknown to the runtime; what its first process left behind is for `Cgroups.kill`.
+   * Sends a signal to the container's first process. Success when the container is stopped or unknown to the runtime; what
+   * its first process left behind is for `Cgroups.kill`.
    */
-  kill(id: string, signal: number | string, options: VerbOptions & { readonly all?: boolean }): Promise<void>;
+  kill(id: string, signal: number, options: VerbOptions): Promise<void>;
   /** Sets limits of a created or running container; `file` holds the `OciResources` that change. */
   update(id: string, file: string, options: VerbOptions): Promise<void>;
   /** Removes the container's state and cgroup; `force` kills it first. Success when it is unknown to the runtime. */
@@ -112,10 +111,9 @@ export function createOciRuntime({ handler, path, root, systemdCgroup, timeoutMs
       await verb(['start', id], id, options);
     },
 
-    kill: async (id, signal, { all = false, ...options }) => {
-      const number = typeof signal === 'number' ? signal : signalNumber(signal);
+    kill: async (id, signal, options) => {
       try {
-        await verb(['kill', ...(all ? ['--all'] : []), id, String(number)], id, options);
+        await verb(['kill', id, String(signal)], id, options);
       } catch (err) {
         await unlessGone(err, id, options, (state) => state === undefined || state.status === 'stopped');
       }
@@ -273,22 +271,4 @@ function unquote(text: string): string {
   } catch {
     return text.slice(1, -1);
   }
-}
-
-const SIGRTMIN = 34;
-const SIGRTMAX = 64;
-
-/**
- * Number of a signal as images and pods name it: `TERM`, `SIGTERM`, `15`, `SIGRTMIN+3`, in any case.
- * @throws {CriError} `invalidArgument` for anything else.
- */
-export function signalNumber(name: string): number {
-  const text = name.trim().toUpperCase();
-  const realtime = /^(?:SIG)?(?:RTMIN(?:\+(\d+))?|RTMAX(?:-(\d+))?)$/.exec(text);
-  let number: number | undefined;
-  if (/^\d+$/.test(text)) number = Number(text);
-  else if (realtime !== null) number = text.includes('RTMIN') ? SIGRTMIN + Number(realtime[1] ?? 0) : SIGRTMAX - Number(realtime[2] ?? 0);
-  else number = (constants.signals as Readonly<Record<string, number>>)[text.startsWith('SIG') ? text : `SIG${text}`];
-  if (number === undefined || number < 1 || number > SIGRTMAX) throw invalidField('signal', name, 'is not a signal');
-  return number;
 }

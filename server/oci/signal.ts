@@ -39,12 +39,6 @@ export function stopSignalNumber(requested: number, image: string): number {
   return criSignalNumber(requested) ?? parseSignal(image) ?? SIGTERM;
 }
 
-/** `SIGTERM`, `SIGRTMIN+3`, …; the number itself where it has no name. */
-export function signalName(number: number): string {
-  if (number >= SIGRTMIN && number <= SIGRTMAX) return number === SIGRTMIN ? 'SIGRTMIN' : `SIGRTMIN+${number - SIGRTMIN}`;
-  return Object.entries(NUMBERS).find(([, value]) => value === number)?.[0] ?? String(number);
-}
-
 function inRange(number: number): number | undefined {
   return number >= 1 && number <= SIGRTMAX ? number : undefined;
 }

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { copyFile, mkdir, mkdtempDisposable, readFile, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { newId } from '#base/id.ts';
@@ -64,16 +64,15 @@ test.each(handlers)('$handler goes through the states of a container, and every 
   await expect(runtime.start(id, { signal })).rejects.toThrow(`${tool.handler} start ${id}: `);
   await expect(runtime.delete(id, { signal })).rejects.toThrow(`${tool.handler} delete ${id}: `);
 
-  await runtime.kill(id, 'SIGKILL', { signal });
+  await runtime.kill(id, 9, { signal });
   await until('it to be stopped', async () => (await runtime.state(id, { signal }))?.status === 'stopped');
-  await runtime.kill(id, 'SIGKILL', { signal });
-  await runtime.kill(id, 15, { signal, all: true });
+  await runtime.kill(id, 9, { signal });
 
   await runtime.delete(id, { signal });
   expect(await runtime.state(id, { signal })).toBeUndefined();
   await runtime.delete(id, { signal });
   await runtime.delete(id, { signal, force: true });
-  await runtime.kill(id, 'KILL', { signal });
+  await runtime.kill(id, 9, { signal });
   expect(await cgroups.stats(cgroup.path)).toBeUndefined();
 });
 
@@ -85,11 +84,9 @@ test.each(handlers)('$handler passes a signal to the first process only', async 
   const read = (name: string): Promise<string | undefined> => readFile(join(dir, 'rootfs', name), 'utf8').catch(() => undefined);
   await runtime.start(id, { signal });
   await until('both to listen', async () => (await read('ready')) !== undefined);
-  await runtime.kill(id, 'USR1', { signal });
+  await runtime.kill(id, constants.signals.SIGUSR1, { signal });
   await until('the first to hear', async () => (await read('first')) === 'got\n');
   expect(await read('second')).toBeUndefined();
-  await runtime.kill(id, 'USR1', { signal, all: true });
-  await until('the second to hear', async () => (await read('second')) === 'got\n');
 });
 
 test.each(handlers)('$handler deletes a running container by force', async (tool) => {

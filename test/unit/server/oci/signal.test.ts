@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { Signal } from '../../../../proto/cri.ts';
-import { criSignal, criSignalNumber, parseSignal, signalName, stopSignalNumber } from '../../../../server/oci/signal.ts';
+import { criSignal, criSignalNumber, parseSignal, stopSignalNumber } from '../../../../server/oci/signal.ts';
 
 describe('criSignalNumber()', () => {
   test('knows every signal of the API', () => {
@@ -35,6 +35,9 @@ test.each([
   ['SIGRTMAX-1', 63],
   ['SIGRTMAX+1', undefined],
   ['SIGRTMIN-1', undefined],
+  ['SIGRTMIN+31', undefined],
+  ['SIGRTMAX-99', undefined],
+  ['-9', undefined],
   ['0', undefined],
   ['65', undefined],
   ['', undefined],
@@ -53,12 +56,7 @@ test.each([
   expect(stopSignalNumber(requested, image)).toBe(number);
 });
 
-test('criSignal() and signalName() find every number that has a name back', () => {
-  for (const number of new Set(Object.values(constants.signals))) {
-    expect(criSignalNumber(criSignal(number)), String(number)).toBe(number);
-    expect(parseSignal(signalName(number))).toBe(number);
-  }
-  expect(signalName(37)).toBe('SIGRTMIN+3');
-  expect(signalName(32)).toBe('32');
+test('criSignal() finds every number that has a name back', () => {
+  for (const number of new Set(Object.values(constants.signals))) expect(criSignalNumber(criSignal(number)), String(number)).toBe(number);
   expect(criSignal(32)).toBe(Signal.SIGNAL_RUNTIME_DEFAULT);
 });
