@@ -37,6 +37,25 @@ export function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> 
   });
 }
 
+/**
+ * The result of `work`, which ends soon after the signal fires; where it has not within `graceMs`, the signal's reason. For
+ * processes that are killed then: one may wait in the kernel, or a child of it keep a pipe open, for ever.
+ */
+export function orAbandoned<T>(work: Promise<T>, signal: AbortSignal, graceMs: number): Promise<T> {
+  return new Promise((resolve, reject) => {
+    let timer: NodeJS.Timeout | undefined;
+    const onAbort = (): void => {
+      timer = setTimeout(() => reject(signal.reason), graceMs);
+    };
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+    work.then(resolve, reject).finally(() => {
+      signal.removeEventListener('abort', onAbort);
+      clearTimeout(timer);
+    });
+  });
+}
+
 /** True for what an aborted signal throws: `AbortError`, `TimeoutError`, or a `CriError` used as its reason. */
 export function isAbort(err: unknown): boolean {
   if (err instanceof CriError) return err.kind === 'cancelled' || err.kind === 'deadlineExceeded';

@@ -7,10 +7,3 @@ export type ObjectId = string & { readonly __brand: 'ObjectId' };
 export function newId(): ObjectId {
   return randomBytes(32).toString('hex') as ObjectId;
 }
-
-const ID = /^[0-9a-f]{64}$/;
-
-/** True for a whole id (not a prefix). */
-export function isObjectId(text: string): text is ObjectId {
-  return ID.test(text);
-}

@@ -1,3 +1,4 @@
+import { orAbandoned } from '#base/abort.ts';
 import { CriError, isErrno, quote } from '#base/errors.ts';
 import { CommandError, type Run } from '#base/exec.ts';
 import { isObject } from './conf.ts';
@@ -54,7 +55,7 @@ export class CniError extends Error {
 const MAX_OUTPUT_BYTES = 4 * 1024 * 1024;
 
 /** How long a killed plugin may take to be gone. `run` sends KILL after 2 s; a child that left its group may keep the pipes open for ever. */
-const SETTLE_MS = 4_000;
+const DEATH_MS = 4_000;
 
 /**
  * Executes a plugin and returns its stdout. When the limit or the caller's signal fires, the plugin and its children
@@ -66,10 +67,8 @@ const SETTLE_MS = 4_000;
 export async function callPlugin(call: PluginCall, { run, limit, signal }: { run: Run; limit: Limit; signal: AbortSignal }): Promise<string> {
   const either = AbortSignal.any([signal, limit.signal]);
   try {
-    const { stdout } = await settled(
-      run(call.path, [], { signal: either, env: call.env, input: call.input, hot: true, maxOutputBytes: MAX_OUTPUT_BYTES }),
-      either,
-    );
+    const running = run(call.path, [], { signal: either, env: call.env, input: call.input, hot: true, maxOutputBytes: MAX_OUTPUT_BYTES });
+    const { stdout } = await orAbandoned(running, either, DEATH_MS);
     const failed = parseFailure(stdout);
     if (failed !== undefined) throw new CniError(call, failed.text, { pluginCode: failed.code });
     return stdout;
@@ -119,20 +118,4 @@ function parseFailure(stdout: string): { code: number; text: string } | undefine
 function oneLine(text: string): string {
   const line = text.trim().replace(/\s+/g, ' ');
   return line.length <= 2_000 ? line : `${line.slice(0, 1_999)}…`;
-}
-
-/** `work`, or the signal's reason when `work` has not ended `SETTLE_MS` after it fired. */
-function settled<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    let timer: NodeJS.Timeout | undefined;
-    const onAbort = (): void => {
-      timer = setTimeout(() => reject(signal.reason), SETTLE_MS);
-    };
-    const release = (): void => {
-      signal.removeEventListener('abort', onAbort);
-      clearTimeout(timer);
-    };
-    signal.addEventListener('abort', onAbort, { once: true });
-    work.then(resolve, reject).finally(release);
-  });
 }

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
-import { orAborted, sleep, withTimeout } from '#base/abort.ts';
+import { orAbandoned, withTimeout } from '#base/abort.ts';
 import { CriError, isErrno } from '#base/errors.ts';
-import { CommandError, type RunOptions, run } from '#base/exec.ts';
+import { CommandError, run } from '#base/exec.ts';
 
 /** What the runtime says of a container. A paused one counts as `running`: it holds its processes and can be killed. */
 export interface OciState {
@@ -79,7 +79,7 @@ export function createOciRuntime({ handler, path, root, systemdCgroup, timeoutMs
     const what = `${handler} ${args[0]}${subject === '' ? '' : ` ${subject}`}`;
     const limited = withTimeout(signal, timeoutMs);
     try {
-      const { stdout } = await runBounded(path, [...globalArgs, ...args], { signal: limited, hot: true });
+      const { stdout } = await orAbandoned(run(path, [...globalArgs, ...args], { signal: limited, hot: true }), limited, DEATH_MS);
       return stdout;
     } catch (err) {
       signal.throwIfAborted();
@@ -168,23 +168,6 @@ export function createOciRuntime({ handler, path, root, systemdCgroup, timeoutMs
     },
   };
   return runtime;
-}
-
-/** `run`, but an aborted command that does not die (it may wait in the kernel) holds its caller for some seconds only. */
-async function runBounded(file: string, args: readonly string[], options: RunOptions): Promise<{ readonly stdout: string }> {
-  const running = run(file, args, options);
-  try {
-    return await orAborted(running, options.signal);
-  } catch (err) {
-    const ended = new AbortController();
-    const settled = running.then(
-      () => {},
-      () => {},
-    );
-    await Promise.race([settled, sleep(DEATH_MS, ended.signal).catch(() => {})]);
-    ended.abort();
-    throw err;
-  }
 }
 
 /** True when the runtime ran and reported a failure: an answer, in contrast to a time-out or a binary that is not there. */
