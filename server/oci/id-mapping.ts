@@ -29,7 +29,7 @@ export function validateUserNamespace(field: string, { userns_options }: Namespa
     throw invalidField(`${field}.mode`, name, 'is no mode that it can have');
   }
   if (mode === NamespaceMode.NODE) {
-    if (uids.length + gids.length > 0) throw invalidField(field, mode, 'has mappings, but mode NODE');
+    if (uids.length + gids.length > 0) throw invalidField(`${field}.mode`, 'NODE', 'stands beside mappings');
     return;
   }
   for (const [key, mappings] of [

@@ -306,6 +306,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
             { host_path: '/dev/zero', container_path: '/dev/my-zero', permissions: 'r' },
             { host_path: '/dev/null', container_path: '/dev/my-null', permissions: 'rwm' },
             { host_path: join(files, 'nodes'), container_path: '/dev/all', permissions: 'rw' },
+            { host_path: '/dev/kmsg', container_path: '/dev/only-read', permissions: 'r' },
+            { host_path: '/dev/kmsg', container_path: '/dev/not-written', permissions: 'rm' },
           ],
         },
         { run_as_user: { value: '1000' }, run_as_group: { value: '2000' } },
@@ -313,8 +315,15 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       expect(await shell(daemon, id, 'stat -c %u:%g:%t:%T /dev/my-zero /dev/my-null /dev/all/below/full; head -c 1 /dev/my-zero | wc -c')).toBe(
         '1000:2000:1:5\n1000:2000:1:3\n1000:2000:1:7\n1',
       );
-      // runtimes allow the usual devices anyway; one beside them is denied what was not asked for
+      // runtimes allow the usual devices anyway; one beside them is denied what was not asked for, whoever owns its node
       expect(await shell(daemon, id, 'echo x >/dev/my-null && echo written')).toBe('written');
+      const write = 'for kmsg in /dev/only-read /dev/not-written; do (: >$kmsg) 2>&1; done | grep -c "not permitted" || true';
+      expect(await shell(daemon, id, write)).toBe('2');
+      const writable = await start(
+        { devices: [{ host_path: '/dev/kmsg', container_path: '/dev/written', permissions: 'w' }] },
+        { run_as_user: { value: '1000' }, run_as_group: { value: '2000' } },
+      );
+      expect(await shell(daemon, writable, ': >/dev/written && echo opened')).toBe('opened');
       await expect(create({ devices: [{ host_path: '/dev/not-there', container_path: '/dev/x', permissions: 'r' }] })).rejects.toThrow(
         'config.devices[0].host_path',
       );

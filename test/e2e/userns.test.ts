@@ -2,7 +2,7 @@ import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'n
 import { join } from 'node:path';
 import { status as grpc } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
-import { NamespaceMode } from '../../proto/cri.ts';
+import { type Init, type LinuxContainerSecurityContext, NamespaceMode, type UserNamespace } from '../../proto/cri.ts';
 import { removePod, shell } from '../support/calls.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
@@ -191,15 +191,43 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
       details: expect.stringContaining('userns_options.mode: runtime handler "runc" does not support user namespaces'),
     });
     const options = pod.config.linux?.security_context?.namespace_options;
-    const twice = { mode: NamespaceMode.POD, uids: [idMapping(FROM), idMapping(2 * FROM)], gids: [idMapping(FROM)] };
-    const linux = {
-      ...pod.config.linux,
-      security_context: { ...pod.config.linux?.security_context, namespace_options: { ...options, userns_options: twice } },
+    const one = [idMapping(FROM)];
+    const mapped = (users: Init<UserNamespace>) => {
+      const security_context = { ...pod.config.linux?.security_context, namespace_options: { ...options, userns_options: users } };
+      return daemon.cri.RunPodSandbox({ config: { ...pod.config, linux: { ...pod.config.linux, security_context } } });
     };
-    await expect(daemon.cri.RunPodSandbox({ config: { ...pod.config, linux } })).rejects.toMatchObject({
-      code: grpc.INVALID_ARGUMENT,
-      details: expect.stringContaining('userns_options.uids: 2 mappings'),
-    });
+    const refused = (users: Init<UserNamespace>, why: string) =>
+      expect(mapped({ mode: NamespaceMode.POD, uids: one, gids: one, ...users })).rejects.toMatchObject({
+        code: grpc.INVALID_ARGUMENT,
+        details: expect.stringContaining(`config.linux.security_context.namespace_options.userns_options.${why}`),
+      });
+    await refused({ uids: [...one, idMapping(2 * FROM)] }, 'uids: 2 mappings, where exactly one is possible');
+    await refused({ gids: [] }, 'gids: 0 mappings, where exactly one is possible');
+    await refused({ uids: [{ host_id: FROM, container_id: 1, length: 65_536 }] }, 'uids[0].container_id: 1 leaves id 0 without a mapping');
+    await refused({ gids: [{ host_id: FROM, container_id: 0, length: 0 }] }, 'gids[0].length: 0 maps nothing');
+    await refused({ mode: NamespaceMode.NODE }, 'mode: "NODE" stands beside mappings');
+    await refused({ mode: NamespaceMode.CONTAINER }, 'mode');
+    expect((await daemon.cri.ListPodSandbox()).items).toEqual([]);
+  });
+
+  test('a container has its pod’s user namespace and no user from outside of it', async () => {
+    const pod = makePod(daemon, { usersFrom: FROM });
+    const podId = await runPod(daemon, pod);
+    await ensureImage(daemon, BUSYBOX);
+    const refused = async (security: Init<LinuxContainerSecurityContext>, why: string) => {
+      const config = makeContainer(pod, { security });
+      await expect(daemon.cri.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod.config })).rejects.toMatchObject({
+        code: grpc.INVALID_ARGUMENT,
+        details: expect.stringContaining(why),
+      });
+    };
+    await refused({ run_as_user: { value: '70000' } }, "run_as_user: 70000 is not mapped in the pod's user namespace");
+    await refused({ supplemental_groups: ['70000'] }, "group 70000 is not mapped in the pod's user namespace");
+    const options = pod.config.linux?.security_context?.namespace_options;
+    const other = { mode: NamespaceMode.POD, uids: [idMapping(2 * FROM)], gids: [idMapping(2 * FROM)] };
+    await refused({ namespace_options: { ...options, userns_options: other } }, 'userns_options: has other mappings than the pod');
+    await refused({ namespace_options: { ...options, userns_options: { mode: NamespaceMode.NODE } } }, 'userns_options.mode: "NODE" is not the pod\'s');
+    await removePod(daemon, podId);
   });
 });
 

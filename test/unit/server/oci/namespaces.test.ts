@@ -51,7 +51,7 @@ describe('validateSandboxNamespaces()', () => {
     [{ userns_options: { mode: POD, uids: [mapping], gids: [{ ...mapping, length: 0 }] } }, 'gids[0].length: 0 maps nothing'],
     [{ userns_options: { mode: POD, uids: [{ ...mapping, length: 2 ** 32 - 1 }], gids: [mapping] } }, 'uids[0].host_id: 65536 with 4294967295 ids goes past'],
     [{ userns_options: { mode: CONTAINER, uids: [], gids: [] } }, 'n.userns_options.mode: "CONTAINER"'],
-    [{ userns_options: { mode: NODE, uids: [mapping], gids: [] } }, 'has mappings, but mode NODE'],
+    [{ userns_options: { mode: NODE, uids: [mapping], gids: [] } }, 'userns_options.mode: "NODE" stands beside mappings'],
   ])('refuses %j', (change, message) => {
     expect(() => validateSandboxNamespaces('n', namespaceOptions(change))).toThrow(message);
   });
