@@ -89,7 +89,7 @@ export const keys = {
       ['CHOWN', 'DAC_OVERRIDE', 'FSETID', 'FOWNER', 'SETGID', 'SETUID', 'SETPCAP', 'NET_BIND_SERVICE', 'KILL'].map((name) => `CAP_${name}`),
       'What a container has that asks for nothing.',
     ),
-    default_sysctls: key(sysctls, {}, 'name=value, set in every pod that has the namespace for it.'),
+    default_sysctls: key(sysctls, {}, 'name=value, set in every pod that has the namespace for it; only sysctls of a namespace.'),
     default_env: key(environment, [], "NAME=value, below the image's and the pod's."),
     default_ulimits: key(ulimits, [], "name=soft:hard, such as nofile=1024:4096, in every container. Unset ones are the daemon's own."),
     apparmor_profile: key(text, 'berth-default', 'Of containers that ask for none. berth-default is loaded at start; another one has to be loaded.'),

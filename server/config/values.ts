@@ -1,5 +1,7 @@
 import { isIP } from 'node:net';
 import { quote } from '#base/errors.ts';
+import { CAPABILITIES } from '../oci/capabilities.ts';
+import { isSysctlValue, sysctlNamespace, sysctlPath } from '../oci/sysctl.ts';
 
 /** What may stand for a key: read from text, written back as text. */
 export interface ValueType<T> {
@@ -139,14 +141,18 @@ export const words: ValueType<readonly string[]> = scalar<readonly string[]>(
 /** `NAME=value` items for an environment. */
 export const environment: ValueType<readonly string[]> = listOf(scalar((item) => (/^[^=\0]+=[^\0]*$/.test(item) ? item : refuse(item, 'is not NAME=value'))));
 
-/** `name=value` items, such as `net.ipv4.ip_unprivileged_port_start=0`. */
+/** `name=value` items, such as `net.ipv4.ip_unprivileged_port_start=0`: only what belongs to a namespace can be set for a pod. */
 export const sysctls: ValueType<Readonly<Record<string, string>>> = {
   list: true,
   parse: (items) =>
     Object.fromEntries(
       items.map((item) => {
-        const [, name = '', value = ''] = /^\s*([\w./-]+)\s*=\s*(\S.*)$/.exec(item) ?? refuse(item, 'is not name=value');
-        return [name.replaceAll('/', '.'), value];
+        const [, name = '', value = ''] = /^\s*([^\s=]+)\s*=\s*(\S.*)$/.exec(item) ?? refuse(item, 'is not name=value');
+        const path = sysctlPath(name);
+        if (path === undefined || sysctlNamespace(name) === undefined) return refuse(item, 'is no sysctl of a namespace');
+        if (!isSysctlValue(value)) return refuse(item, 'is not one line of text');
+        // One spelling for each; only with slashes can a part have a dot of its own.
+        return [path.includes('.') ? path : path.replaceAll('/', '.'), value];
       }),
     ),
   format: (value) => Object.entries(value).map(([name, setting]) => `${name}=${setting}`),
@@ -177,23 +183,14 @@ export const ulimits: ValueType<readonly Ulimit[]> = {
   format: (value) => value.map(({ type, soft, hard }) => `${type.slice('RLIMIT_'.length).toLowerCase()}=${soft}:${hard}`),
 };
 
-/** Source: linux/capability.h up to 5.9, which added the last one. */
-const CAPABILITIES = new Set(
-  (
-    'CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK ' +
-    'IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE ' +
-    'AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE'
-  ).split(' '),
-);
-
 /** Capabilities with or without `CAP_`, in any case; kept with it, upper case. */
 export const capabilities: ValueType<readonly string[]> = {
   list: true,
   parse: (items) => [
     ...new Set(
       items.map((item) => {
-        const name = item.toUpperCase().replace(/^CAP_/, '');
-        return CAPABILITIES.has(name) ? `CAP_${name}` : refuse(item, 'is not a capability');
+        const name = `CAP_${item.toUpperCase().replace(/^CAP_/, '')}`;
+        return CAPABILITIES.find((known) => known === name) ?? refuse(item, 'is not a capability');
       }),
     ),
   ],

@@ -30,6 +30,11 @@ export function sysctlNamespace(name: string): SysctlNamespace | undefined {
   return path === undefined ? undefined : NAMESPACED.find(({ pattern }) => pattern.test(path))?.kind;
 }
 
+/** More than one line could say more than one value. */
+export function isSysctlValue(value: string): boolean {
+  return /^[\t -~]{1,4096}$/.test(value);
+}
+
 /** @throws {CriError} `invalidArgument` naming the sysctl. */
 export function validateSysctls(field: string, sysctls: Readonly<Record<string, string>>, namespaces: NamespaceOption | null): void {
   for (const [name, value] of Object.entries(sysctls)) {
@@ -37,7 +42,7 @@ export function validateSysctls(field: string, sysctls: Readonly<Record<string, 
     if (kind === undefined) throw invalidField(field, name, 'is no sysctl of a namespace');
     const mode = kind === 'ipc' ? namespaces?.ipc : namespaces?.network; // the UTS namespace goes with the network's
     if (mode === NamespaceMode.NODE) throw invalidField(field, name, `would be set on the node: the pod has the host's ${kind} namespace`);
-    if (!/^[\t -~]{1,4096}$/.test(value)) throw invalidField(`${field}[${name}]`, value, 'is not one line of text');
+    if (!isSysctlValue(value)) throw invalidField(`${field}[${name}]`, value, 'is not one line of text');
   }
 }
 

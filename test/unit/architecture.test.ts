@@ -14,7 +14,7 @@ const below: Record<string, readonly string[]> = {
   storage: ['base'],
   cni: ['base'],
   conmon: ['base'],
-  'server/config': ['base'],
+  'server/config': ['base', 'server/oci'],
   'server/oci': ['base', 'proto', 'tools'],
   'server/metrics': ['base', 'tools'],
   'server/stream': ['base', 'tools'],

@@ -125,6 +125,25 @@ listen = /${'x'.repeat(107)}`),
 });
 
 test.each([
+  ['kernel.shm_rmid_forced=1', { 'kernel.shm_rmid_forced': '1' }],
+  ['net/ipv4/ip_forward = 1', { 'net.ipv4.ip_forward': '1' }],
+  ['net/ipv4/conf/eth0.100/forwarding=1', { 'net/ipv4/conf/eth0.100/forwarding': '1' }],
+  ['net.ipv4.conf.eth0/100.forwarding=1', { 'net/ipv4/conf/eth0.100/forwarding': '1' }],
+])('default_sysctls takes %s', (item, expected) => {
+  expect(parse(`[runtime]\ndefault_sysctls = ${item}`).runtime.defaultSysctls).toEqual(expected);
+});
+
+test.each([
+  ['vm.swappiness=10', 'is no sysctl of a namespace'],
+  ['kernel.hostname=evil', 'is no sysctl of a namespace'],
+  ['net/../kernel/core_pattern=x', 'is no sysctl of a namespace'],
+  ['net.ipv4.ip_forward', 'is not name=value'],
+  ['net.core.somaxconn=1é2', 'is not one line of text'],
+])('default_sysctls refuses %j', (item, why) => {
+  expect(problemsOf(() => parse(`[runtime]\ndefault_sysctls = ${item}`))).toEqual([expect.stringMatching(`^/c:2: \\[runtime\\] default_sysctls: .* ${why}$`)]);
+});
+
+test.each([
   ['runtime', 'cgroup_manger', 'did you mean cgroup_manager?'],
   ['runtime', 'defualt_runtime', 'did you mean default_runtime?'],
   ['network', 'plugin_dir', 'did you mean plugin_dirs?'],
