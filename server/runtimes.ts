@@ -5,7 +5,7 @@ import { writeFileAtomic } from '#base/atomic-file.ts';
 import { describeError, isErrno } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
 import type { Config } from './config.ts';
-import { createOciRuntime, type OciRuntime, type RuntimeFeatures } from './oci/runtime.ts';
+import { createOciRuntime, NO_FEATURES, type OciRuntime, type RuntimeFeatures } from './oci/runtime.ts';
 import { tryFeatures } from './oci/trial.ts';
 
 /** The configured OCI runtimes. */
@@ -23,8 +23,6 @@ export interface Runtimes {
 const ASK_MS = 3_000;
 const ASK_AGAIN_MS = 10_000;
 const TRY_MS = 60_000;
-
-const UNKNOWN: RuntimeFeatures = { answered: false, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: false };
 
 /**
  * Asks each handler at start what it can do. One that does not answer is asked again in the background until it does; as
@@ -54,7 +52,7 @@ export async function openRuntimes(
   };
   const learnByTrial = async (handler: string, oci: OciRuntime): Promise<void> => {
     const trial = await openTrial(config, oci);
-    features.set(handler, trial.known ?? UNKNOWN);
+    features.set(handler, trial.known ?? NO_FEATURES);
     // In the background: the kubelet looks again every few seconds, and pods that need nothing of it need not wait.
     if (trial.known !== undefined) return;
     const running = trial.run(signal, log).then((found) => void features.set(handler, found));
@@ -73,7 +71,7 @@ export async function openRuntimes(
       await mkdir(runtimeRoot, { recursive: true, mode: 0o700 });
       const oci = createOciRuntime({ handler, path: runtimePath, root: runtimeRoot, systemdCgroup: runtime.cgroupManager === 'systemd' });
       byName.set(handler, oci);
-      features.set(handler, UNKNOWN);
+      features.set(handler, NO_FEATURES);
       await ask(handler, oci);
       if (problems.has(handler)) background('ask OCI runtime', () => askAgain(handler, oci));
     }),
@@ -112,7 +110,7 @@ async function openTrial({ root, runroot, image }: Config, oci: OciRuntime): Pro
         return features;
       } catch (err) {
         if (!life.aborted) log.warn({ err, handler: oci.handler }, 'Could not try what OCI runtime can do');
-        return UNKNOWN;
+        return NO_FEATURES;
       }
     },
   };

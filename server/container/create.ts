@@ -204,6 +204,7 @@ async function writeSpec(
     features: {
       recursiveReadOnly: parts.features.get(record.handler)?.recursiveReadOnlyMounts ?? false,
       idmapped: parts.features.get(record.handler)?.idmappedMounts ?? false,
+      netDevices: parts.features.get(record.handler)?.netDevices ?? false,
       ownRoots: [parts.config.root, parts.config.runroot],
     },
     imageSources,

@@ -1,7 +1,7 @@
 import { parse as parseYaml } from 'yaml';
 import { CriError, describeError, quote } from '#base/errors.ts';
 
-/** What one device, or each device of a file, changes in a container. Source: CDI specification 1.0, SPEC.md. */
+/** What one device, or each device of a file, changes in a container. Source: CDI specification 1.1, SPEC.md. */
 export interface CdiContainerEdits {
   readonly env?: readonly string[];
   readonly deviceNodes?: readonly CdiDeviceNode[];
@@ -9,6 +9,14 @@ export interface CdiContainerEdits {
   readonly hooks?: readonly CdiHook[];
   readonly additionalGids?: readonly number[];
   readonly intelRdt?: Readonly<Record<string, unknown>>;
+  readonly netDevices?: readonly CdiNetDevice[];
+}
+
+/** An interface of the node that goes into the container's network namespace. */
+export interface CdiNetDevice {
+  readonly hostInterfaceName: string;
+  /** Its name there. */
+  readonly name: string;
 }
 
 export interface CdiDeviceNode {
@@ -53,7 +61,7 @@ export interface CdiSpec {
 }
 
 /** In the order of their release. */
-const VERSIONS = ['0.1.0', '0.2.0', '0.3.0', '0.4.0', '0.5.0', '0.6.0', '0.7.0', '0.8.0', '1.0.0'];
+const VERSIONS = ['0.1.0', '0.2.0', '0.3.0', '0.4.0', '0.5.0', '0.6.0', '0.7.0', '0.8.0', '1.0.0', '1.1.0'];
 
 /** A shape: each key with the shape of its value. */
 type Shape = 'string' | 'number' | 'object' | readonly [Shape] | { readonly [key: string]: Shape };
@@ -78,6 +86,7 @@ const EDITS: Shape = {
   hooks: [HOOK],
   additionalGids: ['number'],
   intelRdt: 'object',
+  netDevices: [{ hostInterfaceName: 'string', name: 'string' }],
 };
 const SPEC: Shape = {
   cdiVersion: 'string',
@@ -143,6 +152,11 @@ function isDeviceName(text: string): boolean {
   return /^[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?$/.test(text);
 }
 
+/** Source: dev_valid_name() in the kernel's net/core/dev.c. */
+function isInterfaceName(text: string): boolean {
+  return /^[^\s/:]{1,15}$/.test(text) && text !== '.' && text !== '..';
+}
+
 function checkEdits(field: string, edits: CdiContainerEdits, bad: (what: string) => CriError): void {
   for (const [index, entry] of (edits.env ?? []).entries()) if (!/^[^=\0]+=[^\0]*$/.test(entry)) throw bad(`${field}.env[${index}]: is not NAME=value`);
   for (const [index, { path = '', hostPath = '/', permissions = '', type = '' }] of (edits.deviceNodes ?? []).entries()) {
@@ -156,6 +170,11 @@ function checkEdits(field: string, edits: CdiContainerEdits, bad: (what: string)
     if (hostPath === '') throw bad(`${field}.mounts[${index}].hostPath: is empty`);
     if (!containerPath.startsWith('/')) throw bad(`${field}.mounts[${index}].containerPath: ${quote(containerPath)} is no absolute path`);
   }
+  for (const [index, device] of (edits.netDevices ?? []).entries()) {
+    for (const key of ['hostInterfaceName', 'name'] as const) {
+      if (!isInterfaceName(device[key] ?? '')) throw bad(`${field}.netDevices[${index}].${key}: ${quote(device[key] ?? '')} is no name of an interface`);
+    }
+  }
   for (const [index, { hookName = '', path = '' }] of (edits.hooks ?? []).entries()) {
     if (!HOOK_NAMES.includes(hookName)) throw bad(`${field}.hooks[${index}].hookName: ${quote(hookName)} is none of ${HOOK_NAMES.join(', ')}`);
     if (!path.startsWith('/')) throw bad(`${field}.hooks[${index}].path: ${quote(path)} is no absolute path`);
@@ -165,6 +184,8 @@ function checkEdits(field: string, edits: CdiContainerEdits, bad: (what: string)
 /** The lowest version that has all that a file uses. Source: CDI's SPEC.md, version history. */
 function neededVersion({ kind = '', annotations, devices = [], containerEdits = {} }: RawSpec): readonly [string, string] {
   const all = [containerEdits, ...devices.map((device) => device.containerEdits ?? {})];
+  if (all.some(({ netDevices, intelRdt = {} }) => netDevices !== undefined || 'schemata' in intelRdt || 'enableMonitoring' in intelRdt))
+    return ['1.1.0', 'netDevices, or schemata or enableMonitoring of intelRdt,'];
   if (all.some(({ additionalGids, intelRdt }) => additionalGids !== undefined || intelRdt !== undefined)) return ['0.7.0', 'additionalGids or intelRdt'];
   if (annotations !== undefined || devices.some((device) => device.annotations !== undefined)) return ['0.6.0', 'annotations'];
   if (kind.split('/')[1]?.includes('.') === true) return ['0.6.0', 'a dot in the class'];

@@ -2,9 +2,9 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CriError, describeError, isErrno, quote } from '#base/errors.ts';
 import type { ContainerConfig } from '../../proto/cri.ts';
-import { type CdiContainerEdits, type CdiDeviceNode, type CdiMount, type CdiSpec, parseCdiSpec, parseDeviceName } from './cdi-spec.ts';
+import { type CdiContainerEdits, type CdiDeviceNode, type CdiMount, type CdiNetDevice, type CdiSpec, parseCdiSpec, parseDeviceName } from './cdi-spec.ts';
 import { ociDevice, type ResolvedDevice } from './devices.ts';
-import type { HookStage, OciHook, OciMount } from './spec.ts';
+import type { HookStage, OciHook, OciMount, OciNetDevices } from './spec.ts';
 
 /** A device node of a CDI file; one that names no owner belongs to the container's user. */
 export interface CdiDevice extends ResolvedDevice {
@@ -21,6 +21,8 @@ export interface CdiEdits {
   readonly hooks: readonly { readonly stage: HookStage; readonly hook: OciHook }[];
   readonly additionalGids: readonly number[];
   readonly intelRdt: Readonly<Record<string, unknown>> | undefined;
+  /** As config.json has them: interfaces of the node and their names in the container. */
+  readonly netDevices: OciNetDevices;
 }
 
 type CdiRequest = Pick<ContainerConfig, 'CDI_devices' | 'annotations'>;
@@ -57,7 +59,7 @@ export function validateCdi(config: CdiRequest): void {
  */
 export async function resolveCdi(config: CdiRequest, dirs: readonly string[]): Promise<CdiEdits> {
   const asked = askedDevices(config);
-  if (asked.length === 0) return { env: [], devices: [], mounts: [], hooks: [], additionalGids: [], intelRdt: undefined };
+  if (asked.length === 0) return { env: [], devices: [], mounts: [], hooks: [], additionalGids: [], intelRdt: undefined, netDevices: {} };
   const { levels, problems } = await readSpecs(dirs);
   const used: CdiSpec[] = [];
   const edits: CdiContainerEdits[] = [];
@@ -67,7 +69,8 @@ export async function resolveCdi(config: CdiRequest, dirs: readonly string[]): P
     used.push(spec);
     edits.push(spec.devices.get(parseDeviceName(name)?.name ?? '') ?? {});
   }
-  const all = <K extends 'env' | 'deviceNodes' | 'mounts' | 'hooks' | 'additionalGids'>(key: K) => edits.flatMap((edit) => (edit[key] ?? []) as never[]);
+  const all = <K extends 'env' | 'deviceNodes' | 'mounts' | 'hooks' | 'additionalGids' | 'netDevices'>(key: K) =>
+    edits.flatMap((edit) => (edit[key] ?? []) as never[]);
   const nodes: readonly CdiDeviceNode[] = all('deviceNodes');
   const hooks: NonNullable<CdiContainerEdits['hooks']> = all('hooks');
   const mounts: readonly CdiMount[] = all('mounts');
@@ -78,6 +81,7 @@ export async function resolveCdi(config: CdiRequest, dirs: readonly string[]): P
     hooks: hooks.map(({ hookName, ...hook }) => ({ stage: hookName as HookStage, hook })),
     additionalGids: (all('additionalGids') as number[]).filter((gid) => gid > 0),
     intelRdt: edits.findLast(({ intelRdt }) => intelRdt !== undefined)?.intelRdt,
+    netDevices: Object.fromEntries((all('netDevices') as CdiNetDevice[]).map(({ hostInterfaceName, name }) => [hostInterfaceName, { name }])),
   };
 }
 

@@ -69,7 +69,10 @@ export interface ContainerSpecInput {
   readonly privilegedWithoutHostDevices: boolean;
   /** Of the pod's and the container's, those that the handler passes on; see `allowedAnnotations`. */
   readonly allowedAnnotations: readonly string[];
-  readonly features: MountFeatures;
+  readonly features: MountFeatures & {
+    /** The OCI runtime knows `linux.netDevices`. */
+    readonly netDevices: boolean;
+  };
   /** Host paths of the images that the request mounts, by the mount's place in the list. */
   readonly imageSources: ReadonlyMap<number, string>;
   /** The container's user owns the devices that the request names. */

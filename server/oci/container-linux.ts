@@ -20,6 +20,7 @@ export function containerLinux(input: ContainerSpecInput, { mounts, devices, sec
     resources: containerResources(input, devices, privileged),
     devices: idMaps === undefined ? devices.map(({ device }) => device) : [],
     ...(cdi.intelRdt === undefined ? {} : { intelRdt: cdi.intelRdt }),
+    ...(Object.keys(cdi.netDevices).length === 0 ? {} : { netDevices: cdi.netDevices }),
     // The kubelet sends both lists for privileged containers too; an empty one is procMount Unmasked.
     maskedPaths: privileged ? [] : (security?.masked_paths ?? []),
     readonlyPaths: privileged ? [] : (security?.readonly_paths ?? []),

@@ -1,4 +1,4 @@
-import { CriError } from '#base/errors.ts';
+import { CriError, quote } from '#base/errors.ts';
 import { ownedByDefault, resolveCdi } from './cdi.ts';
 import { type ContainerSpecInput, capabilitiesOf, idMapsOf, type ResolvedContainer, SECURITY } from './container-input.ts';
 import { workingDirectory } from './container-process.ts';
@@ -27,6 +27,8 @@ export async function resolveContainer(input: ContainerSpecInput): Promise<Resol
     loadSeccomp(input),
     resolveCdi(config, input.cdiSpecDirs),
   ]);
+  const [netDevice] = Object.keys(cdi.netDevices);
+  if (netDevice !== undefined) checkNetDevice(input, netDevice);
   const owned = input.deviceOwnership ? requestedDevices.map((device) => ownedBy(device, security)) : requestedDevices;
   const devices = mergeDevices([nodeDevices, owned, cdi.devices.map((device) => ownedByDefault(device, user))]);
   const idMaps = idMapsOf(input);
@@ -37,6 +39,16 @@ export async function resolveContainer(input: ContainerSpecInput): Promise<Resol
   if (user.newPasswd !== undefined) replaceEtcFile(rootfs, 'passwd', user.newPasswd, owner);
   if (user.newGroup !== undefined) replaceEtcFile(rootfs, 'group', user.newGroup, owner);
   return { user, mounts, devices, seccomp, volumes, cdi };
+}
+
+/** A runtime that does not know them would pass over them. @throws {CriError} `invalidArgument`. */
+function checkNetDevice({ features, sandbox }: ContainerSpecInput, name: string): void {
+  const why = !features.netDevices
+    ? 'are not supported by the runtime handler'
+    : sandbox.namespaces.network === undefined
+      ? "are not for a pod on the node's network"
+      : undefined;
+  if (why !== undefined) throw new CriError('invalidArgument', `config.CDI_devices: network devices, such as ${quote(name)}, ${why}`);
 }
 
 /** @throws {CriError} `invalidArgument` for a user or group that the pod's user namespace does not have. */

@@ -19,7 +19,18 @@ export interface RuntimeFeatures {
   readonly idmappedMounts: boolean;
   /** The `rro` mount option. The kernel has to have mount_setattr(2) (5.12) as well. */
   readonly recursiveReadOnlyMounts: boolean;
+  /** Interfaces of the node can be moved into containers. */
+  readonly netDevices: boolean;
 }
+
+/** Of a runtime that was not asked, or cannot say. */
+export const NO_FEATURES: RuntimeFeatures = {
+  answered: false,
+  userNamespaces: false,
+  idmappedMounts: false,
+  recursiveReadOnlyMounts: false,
+  netDevices: false,
+};
 
 interface VerbOptions {
   /** Ends the verb; the call then rejects with the signal's reason. */
@@ -152,7 +163,7 @@ export function createOciRuntime({ handler, path, root, systemdCgroup, timeoutMs
         return parseFeatures(await verb(['features'], '', options));
       } catch (err) {
         if (!isVerbFailure(err)) throw err;
-        return { answered: false, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: false };
+        return NO_FEATURES;
       }
     },
 
@@ -199,13 +210,13 @@ function parseState(stdout: string, what: string): OciState {
   return { status: known, pid: typeof pid === 'number' ? pid : 0 };
 }
 
-/** Source: OCI runtime-spec 1.2, features.md. */
+/** Source: OCI runtime-spec 1.3, features.md and features-linux.md. */
 function parseFeatures(stdout: string): RuntimeFeatures {
   const features = parseObject(stdout);
-  if (features === undefined) return { answered: false, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: false };
+  if (features === undefined) return NO_FEATURES;
   const { mountOptions, linux } = features as {
     mountOptions?: unknown;
-    linux?: { namespaces?: unknown; mountExtensions?: { idmap?: { enabled?: unknown } } };
+    linux?: { namespaces?: unknown; mountExtensions?: { idmap?: { enabled?: unknown } }; netDevices?: { enabled?: unknown } };
   };
   const idmappedMounts = linux?.mountExtensions?.idmap?.enabled === true;
   return {
@@ -213,6 +224,7 @@ function parseFeatures(stdout: string): RuntimeFeatures {
     userNamespaces: idmappedMounts && Array.isArray(linux?.namespaces) && linux.namespaces.includes('user'),
     idmappedMounts,
     recursiveReadOnlyMounts: Array.isArray(mountOptions) && mountOptions.includes('rro'),
+    netDevices: linux?.netDevices?.enabled === true,
   };
 }
 

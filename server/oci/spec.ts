@@ -95,7 +95,12 @@ export interface OciLinux {
   /** SELinux context of the file systems that the runtime mounts, where they can have one. */
   readonly mountLabel?: string;
   readonly intelRdt?: Readonly<Record<string, unknown>>;
+  /** Since runtime-spec 1.3; see `RuntimeFeatures.netDevices`. */
+  readonly netDevices?: OciNetDevices;
 }
+
+/** Interfaces of the node that move into the container's network namespace, each with its name there. */
+export type OciNetDevices = Readonly<Record<string, { readonly name: string }>>;
 
 export interface OciNamespace {
   readonly type: 'pid' | 'network' | 'mount' | 'ipc' | 'uts' | 'cgroup' | 'user';

@@ -4,7 +4,7 @@ import { orAborted } from '#base/abort.ts';
 import { CriError, isErrno } from '#base/errors.ts';
 import { spawnProcess } from '#base/exec.ts';
 import { MNT, mount, umount } from '#base/sys.ts';
-import type { OciRuntime, RuntimeFeatures } from './runtime.ts';
+import { NO_FEATURES, type OciRuntime, type RuntimeFeatures } from './runtime.ts';
 import type { OciMount } from './spec.ts';
 
 /**
@@ -22,7 +22,8 @@ export async function tryFeatures(
     makeRootfs(directory, program);
     const recursiveReadOnlyMounts = await tryReadOnly(runtime, directory, signal);
     const idmappedMounts = await tryIdmap(runtime, directory, signal);
-    return { answered: true, recursiveReadOnlyMounts, idmappedMounts, userNamespaces: idmappedMounts };
+    // Not tried: network devices came to runtimes long after the verb.
+    return { ...NO_FEATURES, answered: true, recursiveReadOnlyMounts, idmappedMounts, userNamespaces: idmappedMounts };
   } finally {
     clear(directory);
   }

@@ -374,6 +374,21 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     });
   });
 
+  test('a network device of CDI 1.1 is refused by a handler that would pass over it', async () => {
+    writeFileSync(
+      join(files, 'cdi/nic.json'),
+      JSON.stringify({
+        cdiVersion: '1.1.0',
+        kind: 'vendor.com/nic',
+        devices: [{ name: 'a', containerEdits: { netDevices: [{ hostInterfaceName: 'lo', name: 'net1' }] } }],
+      }),
+    );
+    await expect(create({ CDI_devices: [{ name: 'vendor.com/nic=a' }] })).rejects.toMatchObject({
+      code: grpc.INVALID_ARGUMENT,
+      details: expect.stringContaining('config.CDI_devices: network devices, such as "lo", are not supported by the runtime handler'),
+    });
+  });
+
   test('hooks run for the containers that they are meant for, and a bad file is told', async () => {
     writeFileSync(join(files, 'mark'), `#!/bin/sh\necho "$2" >>"${files}/$1"\n`);
     chmodSync(join(files, 'mark'), 0o755);

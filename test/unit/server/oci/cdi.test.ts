@@ -23,7 +23,7 @@ describe('parseCdiSpec()', () => {
     ['no devices', { devices: [] }, 'devices: is empty'],
     ['a name that is none', { devices: [{ name: 'a=b' }] }, 'devices[0].name: "a=b" is no name'],
     ['a name twice', { devices: [{ name: 'a' }, { name: 'a' }] }, 'devices[1].name: "a" is there twice'],
-    ['an unknown key', { devices: [{ name: 'a', containerEdits: { netDevices: [] } }] }, 'devices[0].containerEdits.netDevices: is not known'],
+    ['an unknown key', { devices: [{ name: 'a', containerEdits: { wireless: [] } }] }, 'devices[0].containerEdits.wireless: is not known'],
     ['a list that is none', { devices: 'a' }, 'devices: is no list'],
     ['a text that is none', { kind: 7 }, 'kind: is no string'],
     ['an environment that is none', { containerEdits: { env: ['A'] } }, 'containerEdits.env[0]: is not NAME=value'],
@@ -36,6 +36,22 @@ describe('parseCdiSpec()', () => {
     ['groups before they were known', { containerEdits: { additionalGids: [1] } }, 'additionalGids or intelRdt needs cdiVersion 0.7.0, which is 0.6.0'],
     ['a host path before it was known', { cdiVersion: '0.4.0', containerEdits: { deviceNodes: [{ path: '/a', hostPath: '/b' }] } }, 'needs cdiVersion 0.5.0'],
     ['annotations before they were known', { cdiVersion: '0.5.0', annotations: { a: 'b' } }, 'annotations needs cdiVersion 0.6.0'],
+    [
+      'network devices before they were known',
+      { containerEdits: { netDevices: [] } },
+      'netDevices, or schemata or enableMonitoring of intelRdt, needs cdiVersion 1.1.0',
+    ],
+    ['monitoring before it was known', { cdiVersion: '1.0.0', containerEdits: { intelRdt: { enableMonitoring: true } } }, 'needs cdiVersion 1.1.0'],
+    [
+      'a network device without a name',
+      { cdiVersion: '1.1.0', containerEdits: { netDevices: [{ hostInterfaceName: 'eth0' }] } },
+      'containerEdits.netDevices[0].name: "" is no name of an interface',
+    ],
+    [
+      'an interface that is none',
+      { cdiVersion: '1.1.0', containerEdits: { netDevices: [{ hostInterfaceName: '../eth0', name: 'net1' }] } },
+      'containerEdits.netDevices[0].hostInterfaceName: "../eth0" is no name of an interface',
+    ],
     ['a digit before it was allowed', { cdiVersion: '0.4.0', devices: [{ name: '0' }] }, 'needs cdiVersion 0.5.0'],
   ])('refuses %s', (_what, change, message) => {
     expect(() => parseCdiSpec('/a.json', JSON.stringify({ ...minimal, ...change }))).toThrow(message);
@@ -73,6 +89,13 @@ describe('resolveCdi()', () => {
       { name: 'b', containerEdits: { env: [`B=${env}`] } },
     ],
     containerEdits: { env: [`ALL=${env}`], ...extra },
+  });
+
+  test('names network devices as config.json has them', async () => {
+    const netDevices = [{ hostInterfaceName: 'ens5', name: 'net1' }];
+    const file = { ...spec('1'), cdiVersion: '1.1.0', devices: [{ name: 'a', containerEdits: { netDevices } }] };
+    await using world = await makeDirs({ 'static/a.json': file });
+    expect((await resolveCdi(asked('vendor.com/gpu=a'), world.dirs)).netDevices).toEqual({ ens5: { name: 'net1' } });
   });
 
   test("makes a file's own edits once, before those of its devices", async () => {

@@ -9,7 +9,7 @@ import type { ResolvedUser } from '../../../../server/oci/user.ts';
 import { containerConfig, fullHost, image, namespaceOptions, resources, sandboxConfig, specInput } from './requests.ts';
 
 const user: ResolvedUser = { uid: 1000, gid: 1001, additionalGids: [1001, 29], username: 'app', home: '/home/app', newPasswd: undefined, newGroup: undefined };
-const cdi: CdiEdits = { env: [], devices: [], mounts: [], hooks: [], additionalGids: [], intelRdt: undefined };
+const cdi: CdiEdits = { env: [], devices: [], mounts: [], hooks: [], additionalGids: [], intelRdt: undefined, netDevices: {} };
 const resolved: ResolvedContainer = { user, mounts: [], devices: [], seccomp: undefined, volumes: [], cdi };
 
 function bind(change: Partial<ResolvedMount>): ResolvedMount {

@@ -9,7 +9,7 @@ import { containerConfig, specInput } from './requests.ts';
 const minimal = { version: '1.0.0', hook: { path: '/bin/true' }, when: { always: true }, stages: ['prestart'] };
 const subject = { annotations: { 'example.com/a': 'yes', b: 'no' }, command: '/usr/bin/app', hasBindMounts: false };
 const user = { uid: 0, gid: 0, additionalGids: [0], username: 'root', home: '/', newPasswd: undefined, newGroup: undefined };
-const cdi = { env: [], devices: [], mounts: [], hooks: [], additionalGids: [], intelRdt: undefined };
+const cdi = { env: [], devices: [], mounts: [], hooks: [], additionalGids: [], intelRdt: undefined, netDevices: {} };
 const { spec } = buildContainerSpec(specInput(containerConfig()), { user, mounts: [], devices: [], seccomp: undefined, volumes: [], cdi });
 
 describe('parseHookFile()', () => {

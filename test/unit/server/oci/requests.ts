@@ -201,7 +201,7 @@ export function specInput(config: ContainerConfig, change: Partial<ContainerSpec
     defaults: { defaultCapabilities: ['CAP_CHOWN', 'CAP_KILL', 'CAP_NET_BIND_SERVICE'], defaultEnv: [], seccompProfile: '', pidsLimit: 0, defaultUlimits: [] },
     allowedAnnotations: [],
     privilegedWithoutHostDevices: false,
-    features: { recursiveReadOnly: true, idmapped: true, ownRoots: [] },
+    features: { recursiveReadOnly: true, idmapped: true, netDevices: true, ownRoots: [] },
     imageSources: new Map(),
     deviceOwnership: false,
     cdiSpecDirs: [],

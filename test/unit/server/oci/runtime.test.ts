@@ -108,12 +108,14 @@ test('state() fails when the answer is not a state', async () => {
 });
 
 test('features() reads what the runtime says, and is careful where it says nothing', async () => {
-  const none = { answered: false, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: false };
-  const said = { mountOptions: ['ro', 'rro'], linux: { namespaces: ['user', 'mount'], mountExtensions: { idmap: { enabled: true } } } };
+  const none = { answered: false, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: false, netDevices: false };
+  const linux = { namespaces: ['user', 'mount'], mountExtensions: { idmap: { enabled: true } }, netDevices: { enabled: true } };
+  const said = { mountOptions: ['ro', 'rro'], linux };
+  const all = { answered: true, userNamespaces: true, idmappedMounts: true, recursiveReadOnlyMounts: true, netDevices: true };
   await using modern = await fakeRuntime(`echo '${JSON.stringify(said)}'`);
-  expect(await modern.runtime.features({ signal })).toEqual({ answered: true, userNamespaces: true, idmappedMounts: true, recursiveReadOnlyMounts: true });
+  expect(await modern.runtime.features({ signal })).toEqual(all);
   await using older = await fakeRuntime(`echo '${JSON.stringify({ ...said, linux: { namespaces: ['user'] } })}'`);
-  expect(await older.runtime.features({ signal })).toEqual({ answered: true, userNamespaces: false, idmappedMounts: false, recursiveReadOnlyMounts: true });
+  expect(await older.runtime.features({ signal })).toEqual({ ...none, answered: true, recursiveReadOnlyMounts: true });
   await using silent = await fakeRuntime('echo "unknown command features" >&2; exit 1');
   expect(await silent.runtime.features({ signal })).toEqual(none);
   await using babbling = await fakeRuntime('echo "usage: …"');
