@@ -23,7 +23,8 @@ test.each(handlers)('tryFeatures() finds with $handler what it says itself, wher
   const directory = join(dir.path, 'trial');
   const found = await tryFeatures(runtime, { directory, program, signal });
   const told = await runtime.features({ signal });
-  if (told.answered) expect(found).toEqual({ ...told, netDevices: false }); // which is not tried
+  if (told.answered)
+    expect(found).toEqual({ ...told, netDevices: false }); // which is not tried
   else expect(found).toMatchObject({ answered: true, recursiveReadOnlyMounts: true });
   expect(existsSync(directory)).toBe(false);
   expect(readFileSync('/proc/self/mountinfo', 'utf8')).not.toContain(dir.path);
