@@ -1,9 +1,8 @@
-import { readFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { syncDirectory, writeFileAtomic } from '#base/atomic-file.ts';
-import { describeError } from '#base/errors.ts';
+import { CriError, describeError } from '#base/errors.ts';
 import { Locks } from '#base/lock.ts';
 import type { Log } from '#base/log.ts';
 import { type ChainId, hexOf, type ImageId, isDigest } from './digest.ts';
@@ -109,6 +108,15 @@ export class ImageStore {
     return join(this.#blobs, hexOf(id));
   }
 
+  /** All that the config of an image says. @throws {CriError} `unknown` when it cannot be read. */
+  async readConfig(id: ImageId): Promise<unknown> {
+    try {
+      return JSON.parse(await readFile(this.configPath(id), 'utf8'));
+    } catch (err) {
+      throw new CriError('unknown', `config of image ${id} cannot be read`, { cause: err });
+    }
+  }
+
   /** Every layer of every image. */
   usedLayers(): Set<ChainId> {
     return new Set(this.list().flatMap(({ layers }) => layers));
@@ -212,14 +220,7 @@ export class ImageStore {
   }
 
   #imageOf({ version: _version, namedAt: _namedAt, ...record }: ImageRecord): Image {
-    const path = this.configPath(record.id);
-    return {
-      ...record,
-      pinned: [...record.repoTags, ...record.repoDigests].some((name) => matchesPin(name, this.#pins)),
-      get rawConfig(): string {
-        return readFileSync(path, 'utf8');
-      },
-    };
+    return { ...record, pinned: [...record.repoTags, ...record.repoDigests].some((name) => matchesPin(name, this.#pins)) };
   }
 }
 

@@ -32,6 +32,4 @@ export interface Image {
   readonly pinned: boolean;
   readonly architecture: string;
   readonly os: string;
-  /** The config blob's JSON. Read from disk at each use: for verbose answers only. */
-  readonly rawConfig: string;
 }

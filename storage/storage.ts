@@ -160,6 +160,11 @@ export class Storage implements AsyncDisposable {
     return findImage(this.#deps.images, this.#access.conf, nameOrId);
   }
 
+  /** The whole JSON of an image's config, from the disk. @throws {CriError} `unknown` when it cannot be read. */
+  readConfig(image: ImageId): Promise<unknown> {
+    return this.#deps.images.readConfig(image);
+  }
+
   /**
    * Forgets an image and all its names; its layers are freed where no other image has them, and are off the disk when this
    * resolves. Removing what is not there succeeds.

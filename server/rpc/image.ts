@@ -30,10 +30,9 @@ export const imageStatus =
   async ({ image, verbose }) => {
     const found = storage.find(requireName(image));
     if (found === undefined) return {};
-    return {
-      image: criImage(found),
-      ...(verbose ? { info: { info: JSON.stringify({ chainID: found.layers.at(-1) ?? '', imageSpec: JSON.parse(found.rawConfig) }) } } : {}),
-    };
+    if (!verbose) return { image: criImage(found) };
+    const info = { chainID: found.layers.at(-1) ?? '', imageSpec: await storage.readConfig(found.id) };
+    return { image: criImage(found), info: { info: JSON.stringify(info) } };
   };
 
 export const pullImage =

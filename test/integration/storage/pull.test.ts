@@ -26,7 +26,7 @@ describe('pull()', () => {
     const pulled = await storage.pull('example.com/app:1', { signal });
     expect(pulled).toMatchObject({ id: image.id, repoTags: ['example.com/app:1'], repoDigests: [`example.com/app@${image.digest}`], os: 'linux' });
     expect(pulled.config.cmd).toEqual(['/a']);
-    expect(JSON.parse(pulled.rawConfig)).toMatchObject({ config: { Cmd: ['/a'] } });
+    expect(await storage.readConfig(pulled.id)).toMatchObject({ config: { Cmd: ['/a'] } });
     expect(pulled.sizeBytes).toBe([...image.blobs.values()].reduce((sum, blob) => sum + blob.length, 0));
     const blobs = at.registry.count('/blobs/sha256');
     const again = await storage.pull(`example.com/app:1@${image.digest}`, { signal });

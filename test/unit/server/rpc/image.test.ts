@@ -1,4 +1,6 @@
-import { expect, test } from 'vitest';
+import { status } from '@grpc/grpc-js';
+import { expect, test, vi } from 'vitest';
+import { CriError } from '#base/errors.ts';
 import { imageStatus, listImages, streamImages, userOfImage } from '../../../../server/rpc/image.ts';
 import type { Image, ImageConfig, ImageId } from '../../../../storage/storage.ts';
 import { serveApi } from '../../../fakes/api.ts';
@@ -8,7 +10,7 @@ const config: ImageConfig = { entrypoint: [], cmd: [], env: [], user: '', workin
 function image(serial: number, changed: Partial<Image> = {}): Image {
   const id = `sha256:${String(serial).padStart(64, '0')}` as ImageId;
   const names = { repoTags: [`registry.example/app:${serial}`], repoDigests: [`registry.example/app@${id}`] };
-  return { id, ...names, sizeBytes: 5_000_000_000, config, layers: [], pinned: false, architecture: 'amd64', os: 'linux', rawConfig: '{}', ...changed };
+  return { id, ...names, sizeBytes: 5_000_000_000, config, layers: [], pinned: false, architecture: 'amd64', os: 'linux', ...changed };
 }
 
 /** As much of the store as the RPCs use. */
@@ -32,6 +34,22 @@ test.each([
 test('imageStatus() answers without an image for one that is not there', async () => {
   await using api = await serveApi({ ImageStatus: imageStatus(parts([])) });
   expect(await api.call('ImageStatus', { image: { image: 'gone' } })).toMatchObject({ image: null });
+});
+
+test('imageStatus() reads the whole config for a verbose answer alone, and names the image whose config cannot be read', async () => {
+  const one = image(1, { layers: ['sha256:top' as never] });
+  const { storage } = parts([one]);
+  const unreadable = new CriError('unknown', `config of image ${one.id} cannot be read`);
+  const readConfig = vi.fn<() => Promise<unknown>>().mockResolvedValueOnce({ os: 'linux' }).mockRejectedValueOnce(unreadable);
+  await using api = await serveApi({ ImageStatus: imageStatus({ storage: { ...storage, readConfig } as never }) });
+  await api.call('ImageStatus', { image: { image: one.id } });
+  expect(readConfig).not.toHaveBeenCalled();
+  const { info } = await api.call('ImageStatus', { image: { image: one.id }, verbose: true });
+  expect(JSON.parse(info.info ?? '')).toEqual({ chainID: 'sha256:top', imageSpec: { os: 'linux' } });
+  await expect(api.call('ImageStatus', { image: { image: one.id }, verbose: true })).rejects.toMatchObject({
+    code: status.UNKNOWN,
+    details: unreadable.message,
+  });
 });
 
 test.each([0, 1, 100, 101, 350])('streamImages() sends each of %i images once, in portions', async (count) => {
