@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { sleep, withTimeout } from '#base/abort.ts';
 import { CriError, isErrno } from '#base/errors.ts';
 import { isAlive, type ProcessIdentity, readProcessStat, signalProcess } from '#base/process.ts';
+import { adoptMonitor } from '../../conmon/conmon.ts';
 import type { Parts } from '../parts.ts';
 
 /** What an OCI runtime and a monitor run for us: a container, or a sandbox's pause process. */
@@ -76,7 +77,8 @@ export async function deleteWorkload(parts: Needs, workload: Workload, signal: A
   if (runtime !== undefined) await runtime.delete(workload.id, { force: true, signal });
   await parts.cgroups.remove(workload.cgroup);
   await parts.cgroups.execs.remove(workload.id);
-  const monitor = workload.processes?.monitor;
+  // Where a creation broke off, nothing but the bundle tells of it.
+  const monitor = workload.processes?.monitor ?? (await adoptMonitor(parts.paths.bundle(workload.id))).monitor;
   // It ends by itself once its container has; one that hangs would write an exit file for a later object.
   if (monitor !== undefined && isAlive(monitor)) {
     for (let look = 0; look < looks.length && isAlive(monitor); look += 1) await sleep(looks[look] ?? 500, signal);
