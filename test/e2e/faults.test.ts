@@ -1,17 +1,16 @@
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest';
 import { mount, umount } from '#base/sys.ts';
 import { ContainerState, PodSandboxState } from '../../proto/cri.ts';
-import { removePod } from '../support/calls.ts';
+import { containerStatus, removePod } from '../support/calls.ts';
 import { type Daemon, type Handler, removePods, startDaemon } from '../support/daemon.ts';
 import type { Fault } from '../support/faults.ts';
 import { BUSYBOX } from '../support/images.ts';
 import { ensureImage, makeContainer, makePod, type Pod, runPod, startContainer, startPod } from '../support/pod.ts';
-import { holdingProxy } from '../support/proxy.ts';
-import { lasting, remains } from '../support/remains.ts';
+import { lasting, remains, removeLast } from '../support/remains.ts';
 import { until } from '../support/wait.ts';
 
 interface Breakage {
@@ -45,15 +44,6 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   const create = (pod: Pod, podId: string, config = makeContainer(pod)) =>
     daemon.cri.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod.config });
 
-  async function remove(podId: string): Promise<void> {
-    await removePod(daemon, podId);
-    expect(await lasting(daemon)).toEqual([]);
-  }
-
-  async function containerStatus(container_id: string) {
-    return (await daemon.cri.ContainerStatus({ container_id })).status;
-  }
-
   const monitorAndRuntime: Breakage[] = [
     { what: 'conmon is missing', program: 'conmon', verb: 'any', fault: 'missing', says: /conmon/ },
     { what: 'conmon fails', program: 'conmon', verb: 'any', fault: 'fail', says: /monitor.*injected failure/ },
@@ -81,7 +71,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       expect((await daemon.cri.ListPodSandbox()).items).toEqual([]);
       daemon.faults.clear();
       expect(await lasting(daemon)).toEqual([]);
-      await remove(await runPod(daemon, pod));
+      await removeLast(daemon, await runPod(daemon, pod));
     });
   });
 
@@ -99,7 +89,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       });
       expect((await daemon.cri.ListPodSandbox()).items).toEqual([]);
       daemon.faults.clear();
-      await remove(await runPod(daemon, pod));
+      await removeLast(daemon, await runPod(daemon, pod));
     },
   );
 
@@ -119,8 +109,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       expect((await daemon.cri.ListContainers()).containers).toEqual([]);
       expect(readdirSync(join(pod.logDirectory, 'main'))).toEqual([]);
       const { containerId } = await startContainer(daemon, pod, podId);
-      expect((await containerStatus(containerId))?.state).toBe(ContainerState.CONTAINER_RUNNING);
-      await remove(podId);
+      expect((await containerStatus(daemon, containerId)).state).toBe(ContainerState.CONTAINER_RUNNING);
+      await removeLast(daemon, podId);
     }
 
     test.each(monitorAndRuntime)('when $what', async (breakage) => {
@@ -177,7 +167,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       breakIt(daemon, breakage);
       await expect(daemon.cri.StartContainer({ container_id })).rejects.toThrow(breakage.says);
       daemon.faults.clear();
-      const found = await containerStatus(container_id);
+      const found = await containerStatus(daemon, container_id);
       expect(found?.state).toBe(ContainerState.CONTAINER_EXITED);
       expect(found?.exit_code).not.toBe(0);
       expect(found?.reason).toBe('StartError');
@@ -185,7 +175,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       expect(BigInt(found?.finished_at ?? 0)).toBeGreaterThan(BigInt(found?.created_at ?? 0));
       await daemon.cri.RemoveContainer({ container_id });
       await startContainer(daemon, pod, podId, { attempt: 1 });
-      await remove(podId);
+      await removeLast(daemon, podId);
     });
 
     test('when the OCI runtime hangs and then fails, and the caller hears of it in time', async () => {
@@ -198,8 +188,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
         details: expect.stringMatching(/start/i),
       });
       daemon.faults.clear();
-      await until('the end', async () => (await containerStatus(container_id))?.state === ContainerState.CONTAINER_EXITED);
-      await remove(podId);
+      await until('the end', async () => (await containerStatus(daemon, container_id)).state === ContainerState.CONTAINER_EXITED);
+      await removeLast(daemon, podId);
     });
   });
 
@@ -208,7 +198,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     daemon.faults.set('bridge', 'DEL', 'fail');
     await expect(daemon.cri.StopPodSandbox({ pod_sandbox_id: podId })).rejects.toThrow(/bridge.*injected failure/);
     expect((await daemon.cri.PodSandboxStatus({ pod_sandbox_id: podId })).status?.state).toBe(PodSandboxState.SANDBOX_NOTREADY);
-    expect((await containerStatus(containerId))?.state).toBe(ContainerState.CONTAINER_EXITED);
+    expect((await containerStatus(daemon, containerId)).state).toBe(ContainerState.CONTAINER_EXITED);
     await expect(daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId })).rejects.toThrow(/bridge.*injected failure/);
     expect((await remains(daemon)).filter((line) => line.startsWith('ns/netns'))).toHaveLength(1);
     await daemon.restart();
@@ -219,7 +209,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       async () => !(await remains(daemon)).some((line) => line.startsWith('ns/netns') || line.startsWith('address')),
       60_000,
     );
-    await remove(podId);
+    await removeLast(daemon, podId);
   });
 
   test('a container whose kill or delete fails in the OCI runtime is stopped and removed nevertheless, or by the next call', async () => {
@@ -231,7 +221,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     daemon.faults.clear();
     await daemon.cri.StopContainer({ container_id: containerId, timeout: '1' });
     await daemon.cri.RemoveContainer({ container_id: containerId });
-    await remove(podId);
+    await removeLast(daemon, podId);
   });
 
   test('an OCI runtime that fails or is killed in exec is an error, and the next exec works', async () => {
@@ -241,83 +231,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     await expect(exec()).rejects.toThrow(/exec/);
     daemon.faults.clear();
     expect((await exec()).exit_code).toBe(0);
-    await remove(podId);
+    await removeLast(daemon, podId);
   });
-
-  describe('a client that goes away in the middle', () => {
-    /** Calls, waits for the step, leaves; then lets the step go on. */
-    async function leave(call: (signal: AbortSignal) => Promise<unknown>, program: string, verb: string): Promise<void> {
-      daemon.faults.forget();
-      daemon.faults.set(program, verb, 'hold');
-      const gone = new AbortController();
-      const left = call(gone.signal);
-      await until('the step', () => daemon.faults.calls(program, verb) > 0);
-      gone.abort();
-      await expect(left).rejects.toMatchObject({ code: status.CANCELLED });
-      daemon.faults.clear();
-    }
-
-    test('of RunPodSandbox, CreateContainer and StartContainer finds what it asked for when it asks again', async () => {
-      const pod = makePod(daemon);
-      await leave((signal) => daemon.cri.RunPodSandbox({ config: pod.config }, { signal }), 'bridge', 'ADD');
-      const podId = await runPod(daemon, pod);
-      const request = { pod_sandbox_id: podId, config: makeContainer(pod), sandbox_config: pod.config };
-      await leave((signal) => daemon.cri.CreateContainer(request, { signal }), handler, 'create');
-      const { container_id } = await daemon.cri.CreateContainer(request);
-      await leave((signal) => daemon.cri.StartContainer({ container_id }, { signal }), handler, 'start');
-      await until('the start', async () => (await containerStatus(container_id))?.state === ContainerState.CONTAINER_RUNNING);
-      await remove(podId);
-    });
-
-    test('of StopContainer, RemoveContainer, StopPodSandbox and RemovePodSandbox can ask again', async () => {
-      const { pod, podId, containerId } = await startPod(daemon);
-      await leave((signal) => daemon.cri.StopPodSandbox({ pod_sandbox_id: podId }, { signal }), 'bridge', 'DEL');
-      await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-      await daemon.cri.RemoveContainer({ container_id: containerId });
-      await remove(podId);
-
-      const { podId: other, containerId: stubborn } = await startPod(daemon, {}, { command: ['sh', '-c', 'trap "" TERM; while true; do sleep 0.1; done'] });
-      const gone = new AbortController();
-      const left = daemon.cri.StopContainer({ container_id: stubborn, timeout: '600' }, { signal: gone.signal, deadlineMs: 700_000 });
-      await daemon.cri.ListContainers();
-      gone.abort();
-      await expect(left).rejects.toMatchObject({ code: status.CANCELLED });
-      const removed = new AbortController();
-      const removing = daemon.cri.RemoveContainer({ container_id: stubborn }, { signal: removed.signal }).catch(() => {});
-      removed.abort();
-      await removing;
-      await daemon.cri.RemoveContainer({ container_id: stubborn });
-      await leave((signal) => daemon.cri.RemovePodSandbox({ pod_sandbox_id: other }, { signal }), 'bridge', 'DEL');
-      await remove(other);
-      expect(existsSync(pod.logDirectory)).toBe(true);
-    });
-
-    test('of ExecSync takes its processes along', async () => {
-      const { podId, containerId } = await startPod(daemon);
-      const gone = new AbortController();
-      const left = daemon.cri.ExecSync({ container_id: containerId, cmd: ['sh', '-c', 'touch /began; sleep 8001 & sleep 8002'] }, { signal: gone.signal });
-      const shell = (script: string) => daemon.cri.ExecSync({ container_id: containerId, cmd: ['sh', '-c', script], timeout: '20' });
-      await until('the command', async () => (await shell('test -e /began')).exit_code === 0);
-      gone.abort();
-      await expect(left).rejects.toMatchObject({ code: status.CANCELLED });
-      await until('their end', async () => (await shell('cat /proc/[0-9]*/cmdline | tr "\\0" " " | grep -c "sleep 800[12]"')).stdout.toString().trim() === '0');
-      await remove(podId);
-    });
-  });
-});
-
-test('a client that goes away in the middle of PullImage can ask again', async () => {
-  await using proxy = await holdingProxy(inject('registry'));
-  await using daemon = await startDaemon({ handler: 'crun', registry: proxy.address });
-  proxy.hold(/\/blobs\//);
-  const gone = new AbortController();
-  const left = daemon.cri.PullImage({ image: { image: BUSYBOX } }, { signal: gone.signal });
-  await until('the blobs', () => proxy.requests().some((path) => path.includes('/blobs/')));
-  gone.abort();
-  await expect(left).rejects.toMatchObject({ code: status.CANCELLED });
-  proxy.release();
-  await daemon.cri.PullImage({ image: { image: BUSYBOX } });
-  expect((await daemon.cri.ListImages()).images).toHaveLength(1);
 });
 
 describe('a full disk', () => {

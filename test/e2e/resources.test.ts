@@ -1,64 +1,18 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { ContainerState } from '../../proto/cri.ts';
-import { defaults } from '../../server/config.ts';
 import { containerStatus, exited, shell } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX } from '../support/images.ts';
 import { cgroupFile, cgroupOf, cgroupVersion, limitsOf } from '../support/limits.ts';
-import { ensureImage, makeContainer, startContainer, startPod } from '../support/pod.ts';
+import { ensureImage, makeContainer, startPod } from '../support/pod.ts';
 import { processesOf } from '../support/processes.ts';
-import { lasting } from '../support/remains.ts';
-import { findTool } from '../support/tool.ts';
 import { until } from '../support/wait.ts';
 
 const MIB = 1024 ** 2;
-
-test.each<Handler>(['crun', 'runc'])('a memory limit below container_min_memory of %s is refused, and every other one works', async (handler) => {
-  const least = 10 * MIB;
-  const path = findTool(handler) ?? '';
-  const config = { runtime: { default_runtime: 'least' }, 'runtime.runtimes.least': { runtime_path: path, container_min_memory: '10MiB' } };
-  await using daemon = await startDaemon({ handler, registry: inject('registry'), config });
-  const { pod, podId, containerId } = await startPod(daemon, {}, { resources: { memory_limit_in_bytes: String(least) } });
-  const limitOf = async (container_id: string) => (await daemon.cri.ContainerStatus({ container_id })).status?.resources?.linux?.memory_limit_in_bytes;
-  const below = { memory_limit_in_bytes: String(least - 1) };
-  const refusal = (field: string) => ({
-    code: status.INVALID_ARGUMENT,
-    message: expect.stringContaining(`${field}.memory_limit_in_bytes: ${least - 1} is below ${least}, the container_min_memory of the runtime handler`),
-  });
-  const container = makeContainer(pod, { name: 'below', resources: below });
-  await expect(daemon.cri.CreateContainer({ pod_sandbox_id: podId, config: container, sandbox_config: pod.config })).rejects.toMatchObject(
-    refusal('config.linux.resources'),
-  );
-  expect((await daemon.cri.ListContainers({})).containers.map(({ id }) => id)).toEqual([containerId]);
-  await expect(daemon.cri.UpdateContainerResources({ container_id: containerId, linux: below })).rejects.toMatchObject(refusal('linux'));
-  expect(await limitOf(containerId)).toBe(String(least));
-  const without = await startContainer(daemon, pod, podId, { name: 'without', resources: {} });
-  await daemon.cri.UpdateContainerResources({ container_id: without.containerId, linux: { memory_limit_in_bytes: String(least) } });
-  expect(await limitOf(without.containerId)).toBe(String(least));
-
-  // A minimum raised later is for new limits: the kubelet's updates of other things go through.
-  writeFileSync(daemon.configFile, readFileSync(daemon.configFile, 'utf8').replace('container_min_memory = 10MiB', 'container_min_memory = 1GiB'));
-  await daemon.restart();
-  await daemon.cri.UpdateContainerResources({ container_id: containerId, linux: { cpu_shares: '300' } });
-  await expect(daemon.cri.UpdateContainerResources({ container_id: containerId, linux: { memory_limit_in_bytes: String(64 * MIB) } })).rejects.toThrow(
-    `is below ${1024 * MIB}`,
-  );
-  await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-  await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
-  expect(await lasting(daemon)).toEqual([]);
-});
-
-test.each<Handler>(['crun', 'runc'])('a container with the least memory of %s starts, runs a command and stops', async (handler) => {
-  await using daemon = await startDaemon({ handler, registry: inject('registry') });
-  const least = defaults.runtime.runtimes[handler]?.containerMinMemoryBytes ?? 0;
-  expect(least).toBeGreaterThan(0);
-  const { containerId } = await startPod(daemon, {}, { resources: { memory_limit_in_bytes: String(least) } });
-  expect((await daemon.cri.ExecSync({ container_id: containerId, cmd: ['true'], timeout: '20' })).exit_code).toBe(0);
-});
 
 /** Files are named after version 1 here; the virtual machine of test/vm looks into version 2. */
 describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (handler) => {
@@ -307,60 +261,4 @@ describe.runIf(cgroupVersion === 1).each<Handler>(['crun', 'runc'])('with %s', (
       await expect(daemon.cri.UpdatePodSandboxResources({ pod_sandbox_id: podId, resources })).rejects.toMatchObject({ code: status.FAILED_PRECONDITION });
     },
   );
-
-  /** Writes more than the limit into memory, in the first process or in a child of it. */
-  const hungry = 'head -c 200000000 /dev/zero | tail';
-
-  test('a container that runs out of memory is told from others, with its limit and its peak', async () => {
-    const limit = 24 * MIB;
-    const resources = { memory_limit_in_bytes: String(limit) };
-    const { containerId } = await startPod(daemon, {}, { command: ['tail', '/dev/zero'], resources });
-    const found = await exited(daemon, containerId);
-    expect(found).toMatchObject({
-      exit_code: 137,
-      reason: 'OOMKilled',
-      message: expect.stringContaining(`the container's memory limit of ${limit} bytes was reached (peak `),
-    });
-    expect(Number(/peak (\d+)/.exec(found.message)?.[1])).toBeGreaterThan(limit / 2);
-  });
-
-  test('a child that ran out of memory counts when the container fails, and not when it ends well', async () => {
-    const resources = { memory_limit_in_bytes: String(24 * MIB) };
-    const { pod, podId, containerId } = await startPod(daemon, {}, { command: ['sh', '-c', `${hungry}; echo went on; exit 0`], resources });
-    expect(await exited(daemon, containerId)).toMatchObject({ exit_code: 0, reason: 'Completed', message: '' });
-    const failing = await startContainer(daemon, pod, podId, { name: 'failing', command: ['sh', '-c', `${hungry}; exit 3`], resources });
-    expect(await exited(daemon, failing.containerId)).toMatchObject({ exit_code: 3, reason: 'OOMKilled' });
-  });
-
-  test("the pod's limit kills one container, and the others are not said to be out of memory", async () => {
-    const { pod, podId, containerId } = await startPod(daemon, {}, { resources: {}, command: ['sh', '-c', 'trap "exit 9" TERM; while :; do sleep 0.1; done'] });
-    const cgroup = join(cgroupOf(initOf(containerId), 'memory'), '..');
-    writeFileSync(join(cgroup, 'memory.limit_in_bytes'), String(32 * MIB)); // as the kubelet does
-    const hog = await startContainer(daemon, pod, podId, { name: 'hog', command: ['tail', '/dev/zero'], resources: { oom_score_adj: '1000' } });
-    expect(await exited(daemon, hog.containerId)).toMatchObject({
-      exit_code: 137,
-      reason: 'OOMKilled',
-      message: expect.stringContaining(`the pod's memory limit of ${32 * MIB} bytes was reached (peak `),
-    });
-    await daemon.cri.StopContainer({ container_id: containerId, timeout: '20' });
-    expect(await exited(daemon, containerId)).toMatchObject({ exit_code: 9, reason: 'Error', message: '' });
-  });
-
-  test('an end for want of memory while the daemon is away is known after it', async () => {
-    const { containerId } = await startPod(
-      daemon,
-      {},
-      { command: ['sh', '-c', 'while [ ! -e /go ]; do sleep 0.1; done; exec tail /dev/zero'], resources: { memory_limit_in_bytes: String(24 * MIB) } },
-    );
-    const { init } = processesOf(daemon, containerId);
-    await daemon.kill('SIGKILL');
-    writeFileSync(`/proc/${init}/root/go`, '');
-    await until('its end', () => !existsSync(`/proc/${init}/root/go`));
-    await daemon.start();
-    expect(await exited(daemon, containerId)).toMatchObject({
-      exit_code: 137,
-      reason: 'OOMKilled',
-      message: expect.stringContaining("the container's memory limit"),
-    });
-  });
 });

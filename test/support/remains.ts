@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
 import { run } from '#base/exec.ts';
+import { removePod } from './calls.ts';
 import type { Daemon } from './daemon.ts';
 import { cgroupHierarchies } from './sweep.ts';
 
@@ -43,9 +44,19 @@ export async function lasting(daemon: Daemon): Promise<string[]> {
   return left;
 }
 
+/** Stops and removes the only pod there is. @throws with what remains. */
+export async function removeLast(daemon: Daemon, podId: string): Promise<void> {
+  await removePod(daemon, podId);
+  await expectEmpty(daemon);
+}
+
 /** Ends a daemon that should hold nothing any more. @throws with what remains. */
 export async function endEmpty(daemon: Daemon): Promise<void> {
   await using _ended = daemon;
+  await expectEmpty(daemon);
+}
+
+async function expectEmpty(daemon: Daemon): Promise<void> {
   const left = await lasting(daemon);
   if (left.length > 0) throw new Error(`left of pods and containers:\n${left.join('\n')}`);
 }
