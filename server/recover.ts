@@ -187,6 +187,7 @@ async function removeUnknown(parts: Parts, id: string): Promise<void> {
   for (const runtime of parts.runtimes.values()) {
     if ((await runtime.state(id, { signal: parts.signal })) !== undefined) await runtime.delete(id, { force: true, signal: parts.signal });
   }
+  await parts.cgroups.execs.remove(id);
   for (const mount of ['rootfs', 'shm']) await parts.storage.unmountRootfs(join(parts.paths.bundle(id), mount));
   await unmountImageVolumes(parts.storage, parts.paths.bundle(id));
   await rm(parts.paths.bundle(id), { recursive: true, force: true });

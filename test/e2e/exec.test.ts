@@ -1,12 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest';
 import { mount, umount } from '#base/sys.ts';
 import { ContainerState } from '../../proto/cri.ts';
+import { detectHierarchy } from '../../server/oci/cgroup-hierarchy.ts';
 import { type StreamClient, streamClients } from '../support/clients.ts';
 import { type Daemon, type Handler, removePods, startDaemon } from '../support/daemon.ts';
+import { commandCgroups } from '../support/machine.ts';
 import { makePod, readLog, runPod, startContainer, startPod } from '../support/pod.ts';
 import { openTerminal } from '../support/terminal.ts';
 import { until } from '../support/wait.ts';
@@ -175,6 +177,21 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     expect(numbers).toEqual(numbers.map((_, index) => index));
     const seen = again.shown().trim().split('\n').map(Number);
     expect(seen).toEqual(seen.map((_, index) => (seen[0] ?? 0) + index));
+  });
+
+  test.each([false, true])('what a command leaves in the background goes with the container, its cgroup too (record damaged: %s)', async (damaged) => {
+    const { podId, containerId } = await startPod(daemon);
+    await shell(containerId, '(setsid sleep 2160 >/dev/null 2>&1 </dev/null &)');
+    await until('the daemon', () => processesLike('sleep 2160').length === 1);
+    const left = () => commandCgroups().filter((path) => path.includes(containerId));
+    if (detectHierarchy().version === 1) expect(left()).toContain(`/${containerId}/berth-exec-0`);
+    if (damaged) {
+      await daemon.kill('SIGKILL');
+      writeFileSync(join(daemon.root, 'containers', containerId, 'record.json'), 'no JSON');
+      await daemon.start();
+    } else await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
+    await until('the daemon to be gone', () => processesLike('sleep 2160').length === 0);
+    await until('its cgroup to be gone', () => left().length === 0);
   });
 
   test('a rotation under load loses no line and doubles none', async () => {

@@ -44,8 +44,8 @@ export function leftovers(before: Machine, after: Machine, { mark, alone }: { ma
   });
 }
 
-/** With cgroup v1 those of commands are in a hierarchy that is mounted nowhere; see server/oci/exec-cgroup.ts. */
-function commandCgroups(): string[] {
+/** Cgroups of commands, from the container's id on. With cgroup v1 they are in a hierarchy that is mounted nowhere; none with version 2. */
+export function commandCgroups(): string[] {
   if (!readOptional('/proc/self/cgroup').includes(':name=berth:')) return [];
   const directory = mkdtempSync('/tmp/name-berth-');
   try {
