@@ -1,5 +1,6 @@
 import { orAborted } from '#base/abort.ts';
 import { CriError } from '#base/errors.ts';
+import { PIECE_BYTES } from '#base/relay.ts';
 import { type Attached, type AttachedStream, attachTo, bundleFiles, resize } from '../../conmon/conmon.ts';
 import type { RemoteSession } from '../stream/session.ts';
 import { feed } from './exec-terminal.ts';
@@ -31,12 +32,20 @@ export async function attachSession(target: AttachTarget, session: RemoteSession
   const { signal, stdin, terminal } = session;
   const { promise: tooSlow, reject: cutOff } = Promise.withResolvers<never>();
   tooSlow.catch(() => {}); // told by whoever waits for it
+  let waiting = 0;
   const onOutput = (stream: AttachedStream, bytes: Buffer): void => {
     // A terminal's client has one stream, and so has one who asked for a terminal where there is none.
     const sink = stream === 'stderr' && terminal === undefined ? session.stderr : session.stdout;
     if (sink === undefined || sink.destroyed) return;
-    if (sink.writableLength > MAX_WAITING_BYTES) cutOff(slow(target));
-    else sink.write(bytes);
+    if (waiting > MAX_WAITING_BYTES) {
+      cutOff(slow(target));
+      return;
+    }
+    const cost = bytes.length + PIECE_BYTES; // containers may print letter by letter
+    waiting += cost;
+    sink.write(bytes, () => {
+      waiting -= cost;
+    });
   };
   using connection = await connect(target, session, onOutput);
   const unfollow = terminal?.follow(({ width, height }) => void resize(target.bundle, width, height).catch(() => {})); // it has ended

@@ -3,6 +3,7 @@ import type { Writable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { sleep } from '#base/abort.ts';
 import type { Pipe } from '#base/exec.ts';
+import { Relay } from '#base/relay.ts';
 
 /** The reading end of a command's stdout or stderr. */
 export interface CommandOutput {
@@ -61,25 +62,16 @@ export class Output implements CommandOutput, Disposable {
   }
 }
 
-/** Of one read. */
-const READ_BYTES = 64 * 1024;
-
 /** One pipe on its way to a client, who holds it back by being slow: no more than a few reads are in memory. */
 export class Pump implements CommandOutput, Disposable {
   readonly #source: Socket;
-  readonly #sink: Writable | undefined;
-  #received = 0;
+  readonly #relay: Relay;
   #ended = false;
-  #held = false;
   readonly end: Promise<void>;
 
-  /** Without a sink what comes is dropped. The sink is not ended. */
-  constructor(source: Socket, sink: Writable | undefined) {
+  private constructor(source: Socket, relay: Relay) {
     this.#source = source;
-    this.#sink = sink;
-    source.on('data', (chunk: Buffer) => {
-      if (!this.#take(chunk, () => {})) source.pause();
-    });
+    this.#relay = relay;
     source.on('error', () => {}); // `close` follows
     this.end = new Promise((resolve) => {
       source.once('close', () => {
@@ -89,34 +81,22 @@ export class Pump implements CommandOutput, Disposable {
     });
   }
 
-  /** The same over a pipe, with buffers that are used again once the kernel has taken them: garbage of this size is costly. */
-  static over(pipe: Pipe, sink: Writable | undefined): Pump {
-    const free: Buffer[] = [];
-    const onread = {
-      buffer: () => free.pop() ?? Buffer.allocUnsafeSlow(READ_BYTES),
-      callback: (length: number, buffer: Uint8Array) => pump.#take(buffer.subarray(0, length), () => free.push(buffer as Buffer)),
-    };
-    const source = pipe.stream(onread);
-    const pump: Pump = new Pump(source, sink);
-    source.resume();
-    return pump;
+  /** Over a stream that is there already. Without a sink what comes is dropped. The sink is not ended. */
+  static of(source: Socket, sink: Writable | undefined): Pump {
+    const relay = new Relay(sink, () => source.resume());
+    source.on('data', (chunk: Buffer) => {
+      if (!relay.take(chunk)) source.pause();
+    });
+    return new Pump(source, relay);
   }
 
-  /** False when the client is slow: the source is resumed when it takes more. */
-  #take(chunk: Uint8Array, release: () => void): boolean {
-    this.#received += chunk.length;
-    const sink = this.#sink;
-    if (sink === undefined || sink.destroyed) {
-      release();
-      return true;
-    }
-    if (sink.write(chunk, release)) return true;
-    this.#held = true;
-    sink.once('drain', () => {
-      this.#held = false;
-      this.#source.resume();
-    });
-    return false;
+  /** The same over a pipe, with buffers that are used again. */
+  static over(pipe: Pipe, sink: Writable | undefined): Pump {
+    const relay: Relay = new Relay(sink, () => source.resume());
+    const source = pipe.stream(relay.onread);
+    const pump = new Pump(source, relay);
+    source.resume();
+    return pump;
   }
 
   get ended(): boolean {
@@ -124,11 +104,11 @@ export class Pump implements CommandOutput, Disposable {
   }
 
   get received(): number {
-    return this.#received;
+    return this.#relay.received;
   }
 
   get held(): boolean {
-    return this.#held;
+    return this.#relay.held;
   }
 
   [Symbol.dispose](): void {

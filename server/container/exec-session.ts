@@ -96,7 +96,7 @@ class LateErrors implements Disposable {
   decide(): boolean {
     clearInterval(this.#timer);
     const begun = this.#output instanceof Pump || this.#begun();
-    this.#output ??= begun ? new Pump(this.#stream, this.#session.stderr) : new Output(this.#stream, MAX_WORDS_BYTES);
+    this.#output ??= begun ? Pump.of(this.#stream, this.#session.stderr) : new Output(this.#stream, MAX_WORDS_BYTES);
     this.#stream.resume();
     return begun;
   }

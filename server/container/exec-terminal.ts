@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { orAborted } from '#base/abort.ts';
 import { CriError, describeError, quote } from '#base/errors.ts';
+import { Relay } from '#base/relay.ts';
 import { type Attached, type ExecMonitor, resize, startExecMonitor } from '../../conmon/conmon.ts';
 import type { RemoteSession, TerminalSize } from '../stream/session.ts';
 import { checkExec } from './exec.ts';
@@ -69,10 +70,9 @@ async function start(target: ExecTarget, scratch: Scratch, directory: string, co
   const { stdout, signal } = session;
   let made: ExecMonitor | undefined;
   // The monitor serves this client alone: what it does not read may hold the command back.
+  const relay = new Relay(stdout, () => made?.terminal.resume());
   const onOutput = (bytes: Buffer): void => {
-    if (stdout === undefined || stdout.destroyed || stdout.write(bytes)) return;
-    made?.terminal.pause();
-    stdout.once('drain', () => made?.terminal.resume());
+    if (!relay.take(bytes)) made?.terminal.pause();
   };
   const place = async (pid: number): Promise<void> => {
     setOomScore(pid, target);

@@ -1,9 +1,7 @@
 import type { Duplex } from 'node:stream';
 import { describeError } from '#base/errors.ts';
-import type { Inbox, PortConnector } from './session.ts';
-
-/** Read of the pod at a time. Buffers are used again: garbage of this size would cost more than all the rest. */
-const PIECE_BYTES = 64 * 1024;
+import { Relay } from '#base/relay.ts';
+import type { PortConnector } from './session.ts';
 
 /** One forwarded connection: the client's two streams. */
 export interface ForwardStreams {
@@ -21,19 +19,10 @@ export interface ForwardStreams {
 export async function forward({ data, error }: ForwardStreams, port: number, connect: PortConnector, signal: AbortSignal): Promise<void> {
   const gone = new AbortController();
   data.once('close', () => gone.abort(new Error('the client has closed the connection')));
-  const free: Buffer[] = [];
+  const relay = new Relay(data, () => pod.resume());
   let pod: Duplex;
-  const inbox: Inbox = {
-    buffer: () => free.pop() ?? Buffer.allocUnsafeSlow(PIECE_BYTES),
-    callback(length, buffer) {
-      const piece = buffer as Buffer;
-      const more = data.write(piece.subarray(0, length), () => free.push(piece));
-      if (!more) data.once('drain', () => pod.resume());
-      return more;
-    },
-  };
   try {
-    pod = await connect(port, inbox, AbortSignal.any([signal, gone.signal]));
+    pod = await connect(port, relay.onread, AbortSignal.any([signal, gone.signal]));
   } catch (err) {
     error.end(`forward to port ${port}: ${describeError(err)}`, () => data.destroy());
     return;

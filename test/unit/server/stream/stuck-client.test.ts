@@ -111,12 +111,12 @@ const PAIRS = 400;
 /** What all streams of a connection may hold together, each way. */
 const MAX_HELD = 40 * 1024 * 1024;
 
-async function openPairs(far: Duplex): Promise<{ client: SpdyClient; streams: ClientStream[] }> {
+async function openPairs(far: Duplex, count = PAIRS): Promise<{ client: SpdyClient; streams: ClientStream[] }> {
   await once(far, 'readable');
   expect(String(far.read())).toMatch(/^HTTP\/1\.1 101 .*\r\n\r\n$/s);
   const client = new SpdyClient(far, Buffer.alloc(0), '');
   const streams: ClientStream[] = [];
-  for (let index = 0; index < PAIRS; index += 1) {
+  for (let index = 0; index < count; index += 1) {
     const headers = { port: '80', requestID: String(index) };
     (await client.open({ streamType: 'error', ...headers })).end();
     streams.push(await client.open({ streamType: 'data', ...headers }));
@@ -157,6 +157,36 @@ test('many connections from a pod to a client that reads nothing hold little mem
   await turns();
   expect(given).toBeGreaterThan(PAIRS * CHUNK.length - 1);
   expect(given).toBeLessThan(MAX_HELD);
+  client.destroy();
+  transport.destroy();
+});
+
+test('small pieces from a pod to a client that reads nothing take few buffers', async () => {
+  const buffers = new Set<unknown>();
+  let given = 0;
+  const drip: PortConnector = async (_port, inbox) =>
+    new Duplex({
+      allowHalfOpen: true,
+      read() {
+        const step = (): void => {
+          for (let pieces = 0; pieces < 100; pieces += 1) {
+            const buffer = inbox.buffer();
+            given += 1;
+            buffers.add(buffer.buffer); // stays in use until its piece is written
+            if (!inbox.callback(1, buffer)) return;
+          }
+          setImmediate(step);
+        };
+        step();
+      },
+      write() {},
+    });
+  const { far, transport } = begin(spdy('portforward.k8s.io'), { kind: 'portforward', pod: 'p', ports: [], connect: drip });
+  const { client } = await openPairs(far, 1);
+  far.pause();
+  for (let count = 0; count < 20; count += 1) await turns();
+  expect(given).toBeGreaterThan(100);
+  expect(buffers.size).toBeLessThan(20);
   client.destroy();
   transport.destroy();
 });
