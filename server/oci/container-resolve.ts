@@ -32,7 +32,7 @@ export async function resolveContainer(input: ContainerSpecInput): Promise<Resol
   const owned = input.deviceOwnership ? requestedDevices.map((device) => ownedBy(device, security)) : requestedDevices;
   const devices = mergeDevices([nodeDevices, owned, cdi.devices.map((device) => ownedByDefault(device, user))]);
   const idMaps = idMapsOf(input);
-  if (idMaps !== undefined) checkMapped(user, idMaps);
+  if (idMaps !== undefined) checkMapped(user, cdi.additionalGids, idMaps);
   const owner = hostRoot(idMaps);
   ensureDirectory(rootfs, workingDirectory(config, image), owner);
   const volumes = ensureVolumes(rootfs, image.volumes, owner);
@@ -52,10 +52,12 @@ function checkNetDevice({ features, sandbox }: ContainerSpecInput, name: string)
 }
 
 /** @throws {CriError} `invalidArgument` for a user or group that the pod's user namespace does not have. */
-function checkMapped({ uid, gid, additionalGids }: ResolvedUser, { uids, gids }: IdMaps): void {
+function checkMapped({ uid, gid, additionalGids }: ResolvedUser, deviceGids: readonly number[], { uids, gids }: IdMaps): void {
   if (hostId(uids, uid) === undefined) throw new CriError('invalidArgument', `${SECURITY}.run_as_user: ${uid} is not mapped in the pod's user namespace`);
   const group = [gid, ...additionalGids].find((id) => hostId(gids, id) === undefined);
   if (group !== undefined) throw new CriError('invalidArgument', `${SECURITY}: group ${group} is not mapped in the pod's user namespace`);
+  const device = deviceGids.find((id) => hostId(gids, id) === undefined);
+  if (device !== undefined) throw new CriError('invalidArgument', `config.CDI_devices: group ${device} of a device is not mapped in the pod's user namespace`);
 }
 
 /** What is named later takes the place of what has the same path. */

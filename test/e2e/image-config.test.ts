@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ContainerState, Signal } from '../../proto/cri.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
+import { proves } from '../support/fields.ts';
 import { loadOwnImage } from '../support/own-image.ts';
 import { type ContainerOptions, makeContainer, makePod, type Pod, readLog, runPod } from '../support/pod.ts';
 import { processesOf } from '../support/processes.ts';
@@ -67,23 +68,31 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       .join('\n');
   }
 
-  test('command replaces entrypoint and cmd, args alone replace cmd, and nothing to run is an error', async () => {
-    const image = await imageOf({ Entrypoint: ['/bin/echo', 'entrypoint'], Cmd: ['cmd'] });
-    expect(await logOf(image)).toBe('entrypoint cmd');
-    expect(await logOf(image, { args: ['args'] })).toBe('entrypoint args');
-    expect(await logOf(image, { command: ['/bin/echo', 'command'] })).toBe('command');
-    expect(await logOf(image, { command: ['/bin/echo', 'command'], args: ['args'] })).toBe('command args');
-    expect(await logOf(await imageOf({ Cmd: ['/bin/echo', 'cmd alone'] }))).toBe('cmd alone');
-    await expect(create(await imageOf({}))).rejects.toThrow('config.command: is empty, and the image names no command either');
-  });
+  test(
+    'command replaces entrypoint and cmd, args alone replace cmd, and nothing to run is an error',
+    proves('ContainerConfig.command', 'ContainerConfig.args'),
+    async () => {
+      const image = await imageOf({ Entrypoint: ['/bin/echo', 'entrypoint'], Cmd: ['cmd'] });
+      expect(await logOf(image)).toBe('entrypoint cmd');
+      expect(await logOf(image, { args: ['args'] })).toBe('entrypoint args');
+      expect(await logOf(image, { command: ['/bin/echo', 'command'] })).toBe('command');
+      expect(await logOf(image, { command: ['/bin/echo', 'command'], args: ['args'] })).toBe('command args');
+      expect(await logOf(await imageOf({ Cmd: ['/bin/echo', 'cmd alone'] }))).toBe('cmd alone');
+      await expect(create(await imageOf({}))).rejects.toThrow('config.command: is empty, and the image names no command either');
+    },
+  );
 
-  test("the image's environment is above the node's and below the request's, and its working directory is used", async () => {
-    const image = await imageOf({ Env: ['LAYER=image', 'IMAGE=kept', 'TERM=vt100', 'ALONE'], WorkingDir: '/srv/made', Cmd: ['/bin/sh', '-c', 'env; pwd'] });
-    const said = (await logOf(image)).split('\n');
-    for (const line of ['LAYER=image', 'IMAGE=kept', 'DEFAULT=kept', 'HOME=/root', `HOSTNAME=${pod.config.hostname}`, '/srv/made'])
-      expect(said).toContain(line);
-    expect(said.filter((line) => line.startsWith('ALONE'))).toEqual([]);
-  });
+  test(
+    "the image's environment is above the node's and below the request's, and its working directory is used",
+    proves('ContainerConfig.envs', 'ContainerConfig.working_dir'),
+    async () => {
+      const image = await imageOf({ Env: ['LAYER=image', 'IMAGE=kept', 'TERM=vt100', 'ALONE'], WorkingDir: '/srv/made', Cmd: ['/bin/sh', '-c', 'env; pwd'] });
+      const said = (await logOf(image)).split('\n');
+      for (const line of ['LAYER=image', 'IMAGE=kept', 'DEFAULT=kept', 'HOME=/root', `HOSTNAME=${pod.config.hostname}`, '/srv/made'])
+        expect(said).toContain(line);
+      expect(said.filter((line) => line.startsWith('ALONE'))).toEqual([]);
+    },
+  );
 
   test.each([
     ['app', { uid: '1000', gid: '1001', supplemental_groups: ['1001', '29'] }, '/home/app'],

@@ -1,12 +1,12 @@
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status as grpc } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
-import { type Init, type LinuxContainerSecurityContext, NamespaceMode, type UserNamespace } from '../../proto/cri.ts';
+import { type ContainerConfig, type Init, type LinuxContainerSecurityContext, NamespaceMode, type UserNamespace } from '../../proto/cri.ts';
 import { removePod, shell } from '../support/calls.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
-import { BUSYBOX, PAUSE } from '../support/images.ts';
+import { BUSYBOX, NGINX, PAUSE } from '../support/images.ts';
 import { ensureImage, idMapping, makeContainer, makePod, readLog, runPod, startContainer, startPod } from '../support/pod.ts';
 import { endEmpty, lasting } from '../support/remains.ts';
 import { findTool } from '../support/tool.ts';
@@ -25,9 +25,13 @@ if (found.length < programs.length) console.warn('SKIPPED: user namespaces with 
 
 describe.each(found)('in a user namespace by %s', (_name, program) => {
   let daemon: Daemon;
+  let cdi: string;
 
   beforeAll(async () => {
-    const runtime = { default_runtime: 'able' };
+    cdi = mkdtempSync('/tmp/cdi-');
+    const device = { name: 'a', containerEdits: { additionalGids: [70_000] } };
+    writeFileSync(join(cdi, 'gpu.json'), JSON.stringify({ cdiVersion: '0.7.0', kind: 'vendor.com/gpu', devices: [device] }));
+    const runtime = { default_runtime: 'able', cdi_spec_dirs: cdi };
     daemon = await startDaemon({
       handler: 'crun',
       registry: inject('registry'),
@@ -38,7 +42,13 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
       (await daemon.cri.Status({})).runtime_handlers.every(({ name, features }) => features?.user_namespaces === (name !== 'runc')),
     );
   });
-  afterAll(() => endEmpty(daemon));
+  afterAll(async () => {
+    try {
+      await endEmpty(daemon);
+    } finally {
+      rmSync(cdi, { recursive: true });
+    }
+  });
 
   test('Status says which handler can do it', async () => {
     const { runtime_handlers, features } = await daemon.cri.Status({});
@@ -164,6 +174,27 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
     await removePod(daemon, podId);
   });
 
+  test('an image volume shows the owners that the image has', async () => {
+    await ensureImage(daemon, NGINX);
+    const pod = makePod(daemon, { usersFrom: FROM });
+    const podId = await runPod(daemon, pod);
+    await ensureImage(daemon, BUSYBOX);
+    const config = makeContainer(pod);
+    const users = pod.config.linux?.security_context?.namespace_options?.userns_options;
+    const mappings = { uidMappings: users?.uids ?? [], gidMappings: users?.gids ?? [] };
+    const page = { image: { image: NGINX }, container_path: '/page', image_sub_path: 'usr/share/nginx/html', readonly: true, ...mappings };
+    const { container_id } = await daemon.cri.CreateContainer({
+      pod_sandbox_id: podId,
+      config: { ...config, mounts: [...(config.mounts ?? []), page] },
+      sandbox_config: pod.config,
+    });
+    await daemon.cri.StartContainer({ container_id });
+    expect(await shell(daemon, container_id, 'grep -o "Welcome to nginx!" /page/index.html | head -n 1; stat -c %u:%g /page /page/index.html')).toBe(
+      'Welcome to nginx!\n0:0\n0:0',
+    );
+    await removePod(daemon, podId);
+  });
+
   test('an idmapped volume keeps its owners', async () => {
     const volume = join(daemon.directory, 'volume');
     mkdirSync(volume);
@@ -214,8 +245,8 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
     const pod = makePod(daemon, { usersFrom: FROM });
     const podId = await runPod(daemon, pod);
     await ensureImage(daemon, BUSYBOX);
-    const refused = async (security: Init<LinuxContainerSecurityContext>, why: string) => {
-      const config = makeContainer(pod, { security });
+    const refused = async (security: Init<LinuxContainerSecurityContext>, why: string, change: Init<ContainerConfig> = {}) => {
+      const config = { ...makeContainer(pod, { security }), ...change };
       await expect(daemon.cri.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod.config })).rejects.toMatchObject({
         code: grpc.INVALID_ARGUMENT,
         details: expect.stringContaining(why),
@@ -223,6 +254,7 @@ describe.each(found)('in a user namespace by %s', (_name, program) => {
     };
     await refused({ run_as_user: { value: '70000' } }, "run_as_user: 70000 is not mapped in the pod's user namespace");
     await refused({ supplemental_groups: ['70000'] }, "group 70000 is not mapped in the pod's user namespace");
+    await refused({}, "config.CDI_devices: group 70000 of a device is not mapped in the pod's user namespace", { CDI_devices: [{ name: 'vendor.com/gpu=a' }] });
     const options = pod.config.linux?.security_context?.namespace_options;
     const other = { mode: NamespaceMode.POD, uids: [idMapping(2 * FROM)], gids: [idMapping(2 * FROM)] };
     await refused({ namespace_options: { ...options, userns_options: other } }, 'userns_options: has other mappings than the pod');
