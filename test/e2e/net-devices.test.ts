@@ -32,8 +32,8 @@ test.skipIf(!canMove)(
       join(cdi, 'nic.json'),
       JSON.stringify({ cdiVersion: '1.1.0', kind: 'vendor.com/nic', devices: [{ name: 'a', containerEdits: { netDevices } }] }),
     );
-    await ip('link', 'add', own, 'type', 'veth', 'peer', 'name', `${own}p`);
     try {
+      await ip('link', 'add', own, 'type', 'veth', 'peer', 'name', `${own}p`);
       await using daemon = await startDaemon({
         handler: 'runc',
         registry: inject('registry'),
