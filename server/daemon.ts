@@ -30,6 +30,7 @@ import { detectHierarchy } from './oci/cgroup-hierarchy.ts';
 import { createMonitorCgroup } from './oci/cgroup-monitor.ts';
 import { HookDirectories } from './oci/hooks.ts';
 import { readHostFacts } from './oci/host-facts.ts';
+import { formatLabel } from './oci/selinux-label.ts';
 import { SelinuxLevels } from './oci/selinux-levels.ts';
 import { cniSettings, defaultAppArmor, openCni, openCommandCgroups, openStorage, openStreams, selinuxFacts, storageSettings } from './open.ts';
 import type { Parts, Paths } from './parts.ts';
@@ -89,6 +90,7 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
   await makePauseRootfs(paths.pauseRootfs, config.image.pauseBinary, facts.selinuxPolicy).catch((err: unknown) => {
     if (config.image.pauseImage === '') problems.set('pause', describeError(err));
   });
+  if (facts.selinuxPolicy !== undefined) storage.labelLayers(formatLabel(facts.selinuxPolicy.readonlyFile));
   const once = new Set<string>();
   let lastNow = 0n;
   const parts: Parts = {

@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CriError } from '#base/errors.ts';
+import { labelFile } from '#base/label-file.ts';
 import { Locks } from '#base/lock.ts';
 import { RegistryAccess } from './access.ts';
 import { withArchive } from './archive.ts';
@@ -213,6 +214,14 @@ export class Storage implements AsyncDisposable {
    */
   lowerDirs(image: ImageId): string[] {
     return lowerDirs(this.#deps, image);
+  }
+
+  /**
+   * Gives what is unpacked from now on an SELinux context. An overlay's own hides it, but not from the kernel where a
+   * program maps a file: that is the layer's. Files take it over from the directory that they are made in.
+   */
+  labelLayers(label: string): void {
+    for (const name of ['staging', 'layers']) labelFile(join(this.#deps.root, name), label);
   }
 
   /** Makes the directories of a container's writable layer, `upper` and `work`. */

@@ -17,6 +17,8 @@ export interface SelinuxPolicy {
   readonly process: SelinuxLabel;
   /** Of the files of such a process. */
   readonly file: SelinuxLabel;
+  /** Of files that every such process may read and map, and none may change. */
+  readonly readonlyFile: SelinuxLabel;
   /** Process type of who is not to be confined; absent where the policy has none. */
   readonly unconfinedType?: string;
   /** The label as the kernel writes it (without aliases); `undefined` for one that the policy does not know. */

@@ -7,6 +7,8 @@ import { formatLabel, parseLabel, type SelinuxLabel, type SelinuxPolicy } from '
 /** What most policies have; for one without an `lxc_contexts`. */
 const FALLBACK = { process: 'system_u:system_r:container_t:s0', file: 'system_u:object_r:container_file_t:s0' } as const;
 
+const READONLY = 'system_u:object_r:container_ro_file_t:s0';
+
 /** The "super privileged container" of the policies that have one. */
 const UNCONFINED_TYPE = 'spc_t';
 
@@ -25,7 +27,7 @@ export async function readSelinuxPolicy(root = '/', canonical: SelinuxPolicy['ca
   const text = await readText(path);
   const labels: { process?: SelinuxLabel; file?: SelinuxLabel } = {};
   for (const key of ['process', 'file'] as const) {
-    const written = new RegExp(`^\\s*${key}\\s*=\\s*"?([^"\\s]+)`, 'm').exec(text)?.[1];
+    const written = writtenLabel(text, key);
     const label = written ?? FALLBACK[key];
     const known = parseLabel(canonical(label) ?? '');
     if (known === undefined) return `the SELinux policy ${name} does not know ${label}${written === undefined ? '' : `, which is the ${key} in ${path}`}`;
@@ -33,8 +35,14 @@ export async function readSelinuxPolicy(root = '/', canonical: SelinuxPolicy['ca
   }
   const { process, file } = labels;
   if (process === undefined || file === undefined) return `the SELinux policy ${name} has no labels for containers`;
+  const readonlyFile = parseLabel(canonical(writtenLabel(text, 'ro_file') ?? READONLY) ?? '') ?? file;
   const hasUnconfined = canonical(formatLabel({ ...process, type: UNCONFINED_TYPE })) !== undefined;
-  return { process, file, canonical, ...(hasUnconfined ? { unconfinedType: UNCONFINED_TYPE } : {}) };
+  return { process, file, readonlyFile, canonical, ...(hasUnconfined ? { unconfinedType: UNCONFINED_TYPE } : {}) };
+}
+
+/** A line of `lxc_contexts`: `key = "label"`. */
+function writtenLabel(text: string, key: string): string | undefined {
+  return new RegExp(`^\\s*${key}\\s*=\\s*"?([^"\\s]+)`, 'm').exec(text)?.[1];
 }
 
 /** Asks the kernel. Microseconds: nothing is read from a disk. Source: security_canonicalize_context(3). */

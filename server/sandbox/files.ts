@@ -2,7 +2,8 @@ import { chownSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { hostname as nodeHostname } from 'node:os';
 import { join } from 'node:path';
 import { isErrno } from '#base/errors.ts';
-import { lsetxattr, MNT, MS, mount, umountAsync } from '#base/sys.ts';
+import { labelFile } from '#base/label-file.ts';
+import { MNT, MS, mount, umountAsync } from '#base/sys.ts';
 import type { DNSConfig, PodSandboxConfig } from '../../proto/cri.ts';
 import { hostRoot, userNamespaceOf } from '../oci/id-mapping.ts';
 import type { PinnedNamespaces } from './sandbox.ts';
@@ -45,7 +46,7 @@ export function makePodFiles(
   writeFileSync(files.hostname, `${hostname}\n`, { mode: 0o644 });
   for (const path of [files.resolvConf, files.hostname]) {
     chownSync(path, uid, gid);
-    if (label !== undefined) lsetxattr(path, 'security.selinux', Buffer.from(`${label}\0`));
+    if (label !== undefined) labelFile(path, label);
   }
   if (files.shm === undefined) return;
   mkdirSync(files.shm);

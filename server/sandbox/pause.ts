@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { chmod, copyFile, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CriError, isErrno } from '#base/errors.ts';
-import { lsetxattr } from '#base/sys.ts';
+import { labelFile } from '#base/label-file.ts';
 import { startMonitor } from '../../conmon/conmon.ts';
 import { containerCgroup } from '../oci/cgroup-path.ts';
 import { buildPauseSpec, type PauseSpecInput } from '../oci/pause-spec.ts';
@@ -25,7 +25,7 @@ export async function makePauseRootfs(rootfs: string, binary: string, policy: Se
     // A new file each time: a running pause keeps the old one, and writing to a running binary fails.
     await copyFile(binary, temporary);
     await chmod(temporary, 0o755);
-    if (policy !== undefined) await labelForAll(rootfs, formatLabel(policy.file));
+    if (policy !== undefined) labelForAll(rootfs, await readdir(rootfs), formatLabel(policy.file));
     await rename(temporary, join(rootfs, 'pause'));
   } catch (err) {
     await rm(temporary, { force: true });
@@ -35,12 +35,8 @@ export async function makePauseRootfs(rootfs: string, binary: string, policy: Se
 }
 
 /** Every pod's pause process runs it, whatever its categories: so it has none. Nobody writes to it. */
-async function labelForAll(rootfs: string, label: string): Promise<void> {
-  try {
-    for (const name of ['', ...(await readdir(rootfs))]) lsetxattr(join(rootfs, name), 'security.selinux', Buffer.from(`${label}\0`));
-  } catch (err) {
-    if (!isErrno(err, 'ENOTSUP', 'EOPNOTSUPP')) throw err; // a file system without labels has one for all
-  }
+function labelForAll(rootfs: string, names: readonly string[], label: string): void {
+  for (const name of ['', ...names]) labelFile(join(rootfs, name), label);
 }
 
 type Needs = Pick<Parts, 'config' | 'storage' | 'sandboxes' | 'runtimes' | 'monitors' | 'host' | 'paths' | 'observeStage' | 'timelines'>;

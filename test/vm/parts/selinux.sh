@@ -42,6 +42,8 @@ part_selinux() {
     SELinuxOption.user SELinuxOption.role SELinuxOption.type SELinuxOption.level
   check 'selinux: the kernel has it' test -e /sys/fs/selinux/enforce
   check 'selinux: berth uses it' refused '' grep -q 'Could not use SELinux' <<<"$(journalctl -u berth -o cat)"
+  check 'selinux: layers can be read by all containers' equal "$(stat -c %C /var/lib/berth/layers/*/diff/bin/busybox | sort -u)" \
+    system_u:object_r:container_ro_file_t:s0
   labels_of_pods crun
   labels_of_pods runc
   labels_by_request

@@ -159,6 +159,7 @@ export const fullHost: HostFacts = {
 export const selinuxPolicy: SelinuxPolicy = {
   process: { user: 'system_u', role: 'system_r', type: 'container_t', level: 's0' },
   file: { user: 'system_u', role: 'object_r', type: 'container_file_t', level: 's0' },
+  readonlyFile: { user: 'system_u', role: 'object_r', type: 'container_ro_file_t', level: 's0' },
   unconfinedType: 'spc_t',
   canonical: (label) => {
     const [, user = '', role = '', type = '', level] = /^([^:]*):([^:]*):([^:]*)(?::(s0(?::c\d+(?:,c\d+)*)?))?$/.exec(label) ?? [];

@@ -24,8 +24,17 @@ test('readSelinuxPolicy() takes the labels of the policy in use', async () => {
   expect(policy).toMatchObject({
     process: { user: 'system_u', role: 'system_r', type: 'mine_t', level: 's0' },
     file: { user: 'system_u', role: 'object_r', type: 'mine_file_t', level: 's0' },
+    readonlyFile: { type: 'mine_file_t' },
     unconfinedType: 'spc_t',
   });
+});
+
+test('readSelinuxPolicy() takes a label for what is read only, or that of other files', async () => {
+  const files = { 'etc/selinux/targeted/contexts/lxc_contexts': 'ro_file="system_u:object_r:mine_ro_t:s0"\n' };
+  const types = ['container_t', 'container_file_t', 'container_ro_file_t'];
+  expect(await readFrom(files, [...types, 'mine_ro_t'])).toMatchObject({ readonlyFile: { type: 'mine_ro_t' } });
+  expect(await readFrom({}, types)).toMatchObject({ readonlyFile: { type: 'container_ro_file_t' } });
+  expect(await readFrom(files, types)).toMatchObject({ readonlyFile: { type: 'container_file_t' } });
 });
 
 test('readSelinuxPolicy() falls back to the usual names, and does without spc_t', async () => {
