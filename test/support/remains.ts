@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { sleep } from '#base/abort.ts';
+import { isErrno } from '#base/errors.ts';
 import { run } from '#base/exec.ts';
 import { removePod } from './calls.ts';
 import type { Daemon } from './daemon.ts';
@@ -72,10 +73,16 @@ function mounts(): string[] {
 }
 
 function leaves(path: string): string[] {
-  if (!existsSync(path)) return [];
-  return readdirSync(path, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isDirectory() && /[0-9a-f]{64}/.test(entry.name))
-    .map((entry) => join(entry.parentPath, entry.name));
+  while (existsSync(path)) {
+    try {
+      return readdirSync(path, { recursive: true, withFileTypes: true })
+        .filter((entry) => entry.isDirectory() && /[0-9a-f]{64}/.test(entry.name))
+        .map((entry) => join(entry.parentPath, entry.name));
+    } catch (err) {
+      if (!isErrno(err, 'ENOENT')) throw err; // something went while it was read: once more
+    }
+  }
+  return [];
 }
 
 /** Monitors, runtimes, plugins and workloads; not the daemon and its own children. */
