@@ -70,7 +70,11 @@ export function serveExecSpdy(
       if (role === 'resize') stream.on('data', (bytes: Buffer) => sizes.push(bytes));
       else if (role !== 'stdin') stream.resume(); // nothing is to come but its end
       // Reset by the client: what it asked for is no longer wanted.
-      stream.once('close', () => stream.wasCutOff && controller.abort(clientGone()));
+      stream.once('close', () => {
+        if (!stream.wasCutOff) return;
+        controller.abort(clientGone());
+        connection.close();
+      });
       if (found.size === roles.size) setImmediate(begin);
       return true;
     },

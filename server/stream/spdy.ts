@@ -70,7 +70,7 @@ export class SpdyConnection {
 
   /** Tells the client that this is all, and closes once what is written has gone out. */
   close(): void {
-    if (this.#closing) return;
+    if (this.#closing || this.#transport.destroyed) return;
     this.#closing = true;
     this.#send(numbersFrame(FRAME.GOAWAY, this.#lastId, 0));
     this.#transport.resume(); // for its end to be seen; and to close with something unread would cut off what was sent
