@@ -5,7 +5,7 @@ import type { LiveSession } from './conduct.ts';
 import { EXEC_SPDY_PROTOCOLS, type Limits, serveExecSpdy } from './exec-spdy.ts';
 import { EXEC_WEBSOCKET_PROTOCOLS, serveExecWebSocket } from './exec-websocket.ts';
 import { FORWARD_SPDY_PROTOCOLS, serveForwardSpdy } from './forward-spdy.ts';
-import { FORWARD_WEBSOCKET_PROTOCOLS, serveForwardWebSocket } from './forward-websocket.ts';
+import { FORWARD_WEBSOCKET_PROTOCOLS, MAX_FORWARD_PORTS, serveForwardWebSocket } from './forward-websocket.ts';
 import type { PortConnector, SessionHandler, StreamOptions } from './session.ts';
 import { Tunnel } from './tunnel.ts';
 import { chooseSpdy, chooseWebSocket, notAnUpgrade, type Refusal, spdyMessage, upgradeOf } from './upgrade.ts';
@@ -75,11 +75,17 @@ function forwardByWebSocket(arrival: Arrival, { ports, connect }: ForwardTicket)
   const { request, socket: transport, limits, report } = arrival;
   const protocol = chooseWebSocket(request, [TUNNEL, ...FORWARD_WEBSOCKET_PROTOCOLS]);
   if (typeof protocol !== 'string') return protocol;
+  if (protocol !== TUNNEL && ports.length > MAX_FORWARD_PORTS) return tooManyPorts(ports.length);
   const ws = shakeHands(arrival, protocol);
   if (ws === undefined) return undefined;
   if (protocol === TUNNEL) return serveForwardSpdy(new Tunnel(ws, transport), Buffer.alloc(0), limits, connect, report);
   return serveForwardWebSocket(ws, { transport, protocol, ports, idleTimeoutMs: limits.idleTimeoutMs }, connect, report);
 }
+
+const tooManyPorts = (count: number): Refusal => ({
+  code: 400,
+  text: `unable to upgrade: port: ${count} ports are more than the ${MAX_FORWARD_PORTS} that have channels`,
+});
 
 /** The protocol is agreed by us: to `ws` the name of the tunnel's is not one, for the slash in it. */
 function shakeHands({ request, socket, head }: Arrival, protocol: string): WebSocket | undefined {

@@ -16,6 +16,9 @@ const codings = {
 export type ForwardWebSocketProtocol = keyof typeof codings;
 export const FORWARD_WEBSOCKET_PROTOCOLS = Object.keys(codings) as readonly ForwardWebSocketProtocol[];
 
+/** The number of a channel is one byte, and each port has two. */
+export const MAX_FORWARD_PORTS = 128;
+
 /**
  * Serves port-forward the old way: one connection for each port that the RPC named, made at once. Port number n has the
  * channels 2n for its data and 2n + 1 for its error, each beginning with the port in two bytes, the low one first.

@@ -1,7 +1,9 @@
 import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
 import { type AddressInfo, connect, Server } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { expect, test } from 'vitest';
+import { WebSocket } from 'ws';
 import { CriError } from '#base/errors.ts';
 import { silentLog } from '#base/log.ts';
 import type { PortConnector, SessionHandler } from '../../../../server/stream/session.ts';
@@ -227,6 +229,17 @@ test('port-forward the old way, by WebSocket: the ports of the RPC, each announc
     2: '\x51\x00',
     3: '\x51\x00forward to port 81: nothing answers',
   });
+});
+
+test('port-forward the old way is refused for more ports than there are channels', async () => {
+  const server = await serve();
+  const ports = Array.from({ length: 129 }, (_, index) => index + 1);
+  const ws = new WebSocket(
+    server.portForward('p', ports, () => Promise.reject(new Error('not to be asked'))),
+    ['v4.channel.k8s.io'],
+  );
+  const [, response] = (await once(ws, 'unexpected-response')) as [unknown, IncomingMessage];
+  expect([response.statusCode, await text(response)]).toEqual([400, 'unable to upgrade: port: 129 ports are more than the 128 that have channels\n']);
 });
 
 test('a request whose headers do not end is dropped', async () => {
