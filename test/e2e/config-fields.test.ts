@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { status as grpc } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { Signal, SupplementalGroupsPolicy } from '../../proto/cri.ts';
-import { containerStatus, removePod, shell } from '../support/calls.ts';
+import { containerStatus, shell } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX, NGINX } from '../support/images.ts';
@@ -33,13 +33,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     made = new MadeContainers(daemon, pod, podId);
     await ensureImage(daemon, BUSYBOX);
   });
-  afterAll(async () => {
-    try {
-      await removePod(daemon, podId);
-    } finally {
-      await endEmpty(daemon).finally(() => rmSync(files, { recursive: true, force: true }));
-    }
-  });
+  afterAll(() => endEmpty(daemon, podId).finally(() => rmSync(files, { recursive: true, force: true })));
 
   test(
     'an environment is the default, the image and the request in this order',

@@ -5,16 +5,17 @@ import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type ContainerConfig, type Init, type LinuxContainerSecurityContext, NamespaceMode } from '../../proto/cri.ts';
 import type { TestEntry } from '../fixtures/storage/tar.ts';
+import { said } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { loadOwnImage } from '../support/own-image.ts';
 import { makeContainer, makePod, type Pod, runPod } from '../support/pod.ts';
 import { processesOf } from '../support/processes.ts';
-import { lasting, remains } from '../support/remains.ts';
+import { endEmpty, remains } from '../support/remains.ts';
 import { until } from '../support/wait.ts';
 
 /**
  * What images, requests and races have done to container runtimes. Where a case has a CVE of another runtime, its number
- * is there; sysctls (CVE-2022-0811), annotations (CVE-2024-3154) and capabilities (CVE-2022-27652) are in isolation.test.ts.
+ * is there; sysctls (CVE-2022-0811) and capabilities (CVE-2022-27652) are in isolation.test.ts, annotations (CVE-2024-3154) in node-config.test.ts.
  */
 describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   let daemon: Daemon;
@@ -34,15 +35,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     for (const name of ['passwd', 'group']) writeFileSync(join(outside, name), `precious ${name}\n`);
     before = await remains(daemon);
   });
-  afterAll(async () => {
-    await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-    await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
-    try {
-      expect(await lasting(daemon)).toEqual([]);
-    } finally {
-      await daemon[Symbol.asyncDispose]();
-    }
-  });
+  afterAll(() => endEmpty(daemon, podId));
 
   async function imageOf(entries: readonly TestEntry[], config: Record<string, unknown> = {}): Promise<string> {
     count += 1;
@@ -64,11 +57,6 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const container_id = await create(image, change, security);
     await daemon.cri.StartContainer({ container_id });
     return container_id;
-  }
-
-  async function shell(container_id: string, script: string): Promise<string> {
-    const { stdout, stderr } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-    return `${stdout}${stderr}`.trim();
   }
 
   const nothingOutside = (): void => {
@@ -94,7 +82,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     mkdirSync(source, { recursive: true });
     const mounts = [{ host_path: source, container_path: '/mounted/here' }];
     const id = await start(image, { working_dir: '/work/made', mounts }, { run_as_user: { value: '4321' }, run_as_group: { value: '4321' } });
-    expect(await shell(id, 'pwd; id -u; cat /etc/hostname')).toBe(`${outside}/made\n4321\n${pod.config.hostname}`);
+    expect(await said(daemon, id, 'pwd; id -u; cat /etc/hostname')).toBe(`${outside}/made\n4321\n${pod.config.hostname}`);
     nothingOutside();
     await daemon.cri.RemoveContainer({ container_id: id });
     nothingOutside();
@@ -108,7 +96,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       { name: `${etc}/passwd`, content: 'root:x:0:0:root:/root:/bin/sh\n' },
     ]);
     const id = await start(image, {}, { run_as_user: { value: '4321' } });
-    expect(await shell(id, 'cat /etc/passwd')).toContain('4321:x:4321:0:');
+    expect(await said(daemon, id, 'cat /etc/passwd')).toContain('4321:x:4321:0:');
     nothingOutside();
     await daemon.cri.RemoveContainer({ container_id: id });
   });
@@ -121,7 +109,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       { name: 'kept/file', content: 'kept' },
     ]);
     const volume = (image_sub_path: string) => ({ mounts: [{ image: { image: page }, container_path: '/page', image_sub_path, readonly: true }] });
-    expect(await shell(await start(page, volume('in')), 'cat /page/file')).toBe('kept');
+    expect(await said(daemon, await start(page, volume('in')), 'cat /page/file')).toBe('kept');
     await expect(create(page, volume('out'))).rejects.toThrow('image_sub_path: "out" is not in the image');
     await expect(create(page, volume('out/passwd'))).rejects.toThrow('image_sub_path: "out/passwd" is not in the image');
   });
@@ -130,7 +118,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const HOME = '/\nroot2:x:0:0::/:/bin/sh';
     const image = await imageOf([{ name: 'etc/' }, { name: 'etc/passwd', content: 'root:x:0:0:root:/root:/bin/sh' }], { Env: [`HOME=${HOME}`] });
     const id = await start(image, {}, { run_as_user: { value: '4321' } });
-    expect(await shell(id, 'cat /etc/passwd')).toBe('root:x:0:0:root:/root:/bin/sh\n4321:x:4321:0:container user:/:/sbin/nologin');
+    expect(await said(daemon, id, 'cat /etc/passwd')).toBe('root:x:0:0:root:/root:/bin/sh\n4321:x:4321:0:container user:/:/sbin/nologin');
     await expect(create(image, { envs: [{ key: 'HOME', value: Buffer.from(HOME) }] })).rejects.toThrow('config.envs[0].value');
   });
 
@@ -159,7 +147,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
         () => true,
         () => false,
       );
-      if (started) expect(await shell(id, 'stat -c %d:%i /proc/1/cwd/../../../../../../../..')).not.toBe(identity(statSync('/')));
+      if (started) expect(await said(daemon, id, 'stat -c %d:%i /proc/1/cwd/../../../../../../../..')).not.toBe(identity(statSync('/')));
       await daemon.cri.RemoveContainer({ container_id: id });
     }
   });

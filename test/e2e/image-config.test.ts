@@ -1,12 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ContainerState, Signal } from '../../proto/cri.ts';
+import { said } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { loadOwnImage } from '../support/own-image.ts';
 import { type ContainerOptions, makeContainer, makePod, type Pod, readLog, runPod } from '../support/pod.ts';
 import { processesOf } from '../support/processes.ts';
-import { lasting } from '../support/remains.ts';
+import { endEmpty } from '../support/remains.ts';
 import { until } from '../support/wait.ts';
 
 const ETC = [
@@ -27,15 +28,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     pod = makePod(daemon);
     podId = await runPod(daemon, pod);
   });
-  afterAll(async () => {
-    await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-    await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
-    try {
-      expect(await lasting(daemon)).toEqual([]);
-    } finally {
-      await daemon[Symbol.asyncDispose]();
-    }
-  });
+  afterAll(() => endEmpty(daemon, podId));
 
   async function imageOf(config: Record<string, unknown>, entries: Parameters<typeof loadOwnImage>[1]['entries'] = ETC): Promise<string> {
     count += 1;
@@ -152,11 +145,9 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     ];
     const image = await imageOf({ Volumes: { '/data': {}, '/new/one': {} }, Cmd: ['/bin/sleep', '1000'] }, entries);
     const [one, other] = [await start(image, { security: { readonly_rootfs: true } }), await start(image)];
-    const shell = async (container_id: string, script: string) => {
-      const { stdout, stderr } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-      return `${stdout}${stderr}`;
-    };
-    expect(await shell(one, 'cat /data/file; touch /data/mine /new/one/mine && echo " written"; touch /x || true')).toMatch(/^content written\n.*Read-only/);
-    expect(await shell(other, 'ls /data /new/one')).toBe('/data:\nfile\n\n/new/one:\n');
+    expect(await said(daemon, one, 'cat /data/file; touch /data/mine /new/one/mine && echo " written"; touch /x || true')).toMatch(
+      /^content written\n.*Read-only/,
+    );
+    expect(await said(daemon, other, 'ls /data /new/one')).toBe('/data:\nfile\n\n/new/one:');
   });
 });

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { ContainerState, NamespaceMode, SecurityProfileProfileType } from '../../proto/cri.ts';
+import { said } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { type ContainerOptions, makeContainer, makePod, type Pod, runPod, startContainer, startPod } from '../support/pod.ts';
@@ -32,10 +33,6 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   const initOf = (id: string): number => processesOf(daemon, id).init;
   const namespaceOf = (pid: number | 'self', kind: string): string => readlinkSync(`/proc/${pid}/ns/${kind}`);
   const statusLine = (pid: number, key: string): string => new RegExp(`^${key}:\\s*(.*)$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '';
-  const shell = async (container_id: string, script: string): Promise<string> => {
-    const { stdout, stderr } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-    return `${stdout}${stderr}`.trim();
-  };
   /** Why a container of a pod is refused. */
   const refusal = (pod: Pod, podId: string, options: ContainerOptions) =>
     daemon.cri.CreateContainer({ pod_sandbox_id: podId, config: makeContainer(pod, { name: 'refused', ...options }), sandbox_config: pod.config }).then(
@@ -103,9 +100,9 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const other = await startContainer(daemon, pod, podId, { name: 'other' });
     const ids = [podId, containerId, other.containerId];
     expect(new Set(ids.map((id) => namespaceOf(initOf(id), 'pid'))).size).toBe(1);
-    expect(await shell(other.containerId, 'cat /proc/1/comm')).toMatch(/pause|catatonit/);
-    expect(await shell(other.containerId, 'ps -o args')).toContain('sleep 10000');
-    await until('the orphan to be reaped', async () => (await shell(containerId, 'test -e /proc/$(cat /orphan) && echo there || echo gone')) === 'gone');
+    expect(await said(daemon, other.containerId, 'cat /proc/1/comm')).toMatch(/pause|catatonit/);
+    expect(await said(daemon, other.containerId, 'ps -o args')).toContain('sleep 10000');
+    await until('the orphan to be reaped', async () => (await said(daemon, containerId, 'test -e /proc/$(cat /orphan) && echo there || echo gone')) === 'gone');
   });
 
   test('a debug container joins the processes of its target, and of no other pod’s', proves('NamespaceOption.target_id'), async () => {
@@ -115,7 +112,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     });
     const debug = await startContainer(daemon, pod, podId, { name: 'debug', ...into(containerId) });
     expect(namespaceOf(initOf(debug.containerId), 'pid')).toBe(namespaceOf(initOf(containerId), 'pid'));
-    expect(await shell(debug.containerId, 'cat /proc/1/cmdline | tr "\\0" " "')).toBe('sleep 4321');
+    expect(await said(daemon, debug.containerId, 'cat /proc/1/cmdline | tr "\\0" " "')).toBe('sleep 4321');
     const stranger = await startPod(daemon);
     expect(await refusal(pod, podId, into(stranger.containerId))).toMatchObject({
       code: status.INVALID_ARGUMENT,
@@ -177,7 +174,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       writeFileSync(file, JSON.stringify({ defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ names: ['mkdir', 'mkdirat'], action: 'SCMP_ACT_ERRNO' }] }));
       const localhost = (localhost_ref: string) => ({ seccomp: { profile_type: SecurityProfileProfileType.Localhost, localhost_ref } });
       const filtered = await startContainer(daemon, pod, podId, { name: 'filtered', security: localhost(file) });
-      expect(await shell(filtered.containerId, 'mkdir /x; touch /y && echo touched')).toMatch(/not permitted[\s\S]*touched|touched[\s\S]*not permitted/);
+      expect(await said(daemon, filtered.containerId, 'mkdir /x; touch /y && echo touched')).toMatch(/not permitted[\s\S]*touched|touched[\s\S]*not permitted/);
       for (const bad of ['no-mkdir.json', `${file}.missing`]) {
         expect(await refusal(pod, podId, { security: localhost(bad) })).toMatchObject({ code: status.INVALID_ARGUMENT, message: expect.stringContaining(bad) });
       }
@@ -213,7 +210,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       const pid = initOf(containerId);
       expect(statusLine(pid, 'CapEff')).toBe(statusLine(process.pid, 'CapBnd'));
       expect(statusLine(pid, 'Seccomp')).toBe('0');
-      expect(await shell(containerId, 'test -c /dev/kmsg -o -c /dev/loop-control -o -c /dev/fuse && echo has devices')).toBe(
+      expect(await said(daemon, containerId, 'test -c /dev/kmsg -o -c /dev/loop-control -o -c /dev/fuse && echo has devices')).toBe(
         ['/dev/kmsg', '/dev/loop-control', '/dev/fuse'].some((path) => existsSync(path)) ? 'has devices' : '',
       );
       const modest = await startContainer(daemon, pod, podId, { name: 'modest', security: { no_new_privs: true } });

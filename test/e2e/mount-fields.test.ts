@@ -5,7 +5,7 @@ import { status as grpc } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { mount as mountPath, umount } from '../../base/sys.ts';
 import { MountPropagation } from '../../proto/cri.ts';
-import { containerStatus, removePod, shell } from '../support/calls.ts';
+import { containerStatus, shell } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX, NGINX } from '../support/images.ts';
@@ -28,13 +28,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     made = new MadeContainers(daemon, pod, podId);
     await ensureImage(daemon, BUSYBOX);
   });
-  afterAll(async () => {
-    try {
-      await removePod(daemon, podId);
-    } finally {
-      await endEmpty(daemon).finally(() => rmSync(files, { recursive: true, force: true }));
-    }
-  });
+  afterAll(() => endEmpty(daemon, podId).finally(() => rmSync(files, { recursive: true, force: true })));
 
   test(
     'mounts are files, directories and links, with the flags that were asked for',

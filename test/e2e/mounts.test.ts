@@ -4,11 +4,12 @@ import { status as grpc } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { MS, mount as mountPath, umount } from '../../base/sys.ts';
 import { type Init, type Mount, MountPropagation, SecurityProfileProfileType } from '../../proto/cri.ts';
+import { said } from '../support/calls.ts';
 import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX } from '../support/images.ts';
 import { type ContainerOptions, ensureImage, idMapping, makeContainer, makePod, type Pod, runPod } from '../support/pod.ts';
-import { lasting } from '../support/remains.ts';
+import { endEmpty } from '../support/remains.ts';
 import { findTool } from '../support/tool.ts';
 import { until } from '../support/wait.ts';
 
@@ -38,16 +39,7 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     pod = makePod(daemon);
     podId = await runPod(daemon, pod);
   });
-  afterAll(async () => {
-    try {
-      await daemon.cri.StopPodSandbox({ pod_sandbox_id: podId });
-      await daemon.cri.RemovePodSandbox({ pod_sandbox_id: podId });
-      expect(await lasting(daemon)).toEqual([]);
-    } finally {
-      await daemon[Symbol.asyncDispose]();
-      rmSync(files, { recursive: true, force: true });
-    }
-  });
+  afterAll(() => endEmpty(daemon, podId).finally(() => rmSync(files, { recursive: true, force: true })));
 
   async function create(mounts: readonly Init<Mount>[], options: ContainerOptions = {}, [of, id] = [pod, podId]): Promise<string> {
     count += 1;
@@ -64,11 +56,6 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     const container_id = await create(mounts, options);
     await daemon.cri.StartContainer({ container_id });
     return container_id;
-  }
-
-  async function shell(container_id: string, script: string): Promise<string> {
-    const { stdout, stderr } = await daemon.cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
-    return `${stdout}${stderr}`.trim();
   }
 
   /** A tmpfs of its own at a new directory, with this propagation. */
@@ -88,8 +75,8 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       const mounter = await start([{ ...tree, propagation: PROPAGATION_BIDIRECTIONAL }], {
         security: { capabilities: { add_capabilities: ['SYS_ADMIN'] }, seccomp: { profile_type: SecurityProfileProfileType.Unconfined } },
       });
-      expect(await shell(mounter, 'mkdir /tree/made && mount -t tmpfs none /tree/made && touch /tree/made/file && ls /tree/made')).toBe('file');
-      expect(await shell(neighbour, 'ls /tree/made')).toBe('file');
+      expect(await said(daemon, mounter, 'mkdir /tree/made && mount -t tmpfs none /tree/made && touch /tree/made/file && ls /tree/made')).toBe('file');
+      expect(await said(daemon, neighbour, 'ls /tree/made')).toBe('file');
       expect(mountsBelow(shared)).toEqual([join(shared, 'made')]);
       for (const container_id of [mounter, neighbour]) await daemon.cri.RemoveContainer({ container_id });
       umount(join(shared, 'made'));

@@ -9,6 +9,12 @@ export async function shell({ cri }: Daemon, container_id: string, script: strin
   return stdout.toString().trim();
 }
 
+/** What `sh -c` prints in a container, errors after the rest, whether it fails or not; trimmed. */
+export async function said({ cri }: Daemon, container_id: string, script: string): Promise<string> {
+  const { stdout, stderr } = await cri.ExecSync({ container_id, cmd: ['sh', '-c', script], timeout: '20' });
+  return `${stdout}${stderr}`.trim();
+}
+
 /** StopPodSandbox and RemovePodSandbox. */
 export async function removePod({ cri }: Pick<Daemon, 'cri'>, pod_sandbox_id: string): Promise<void> {
   await cri.StopPodSandbox({ pod_sandbox_id });

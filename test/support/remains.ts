@@ -51,9 +51,10 @@ export async function removeLast(daemon: Daemon, podId: string): Promise<void> {
   await expectEmpty(daemon);
 }
 
-/** Ends a daemon that should hold nothing any more. @throws with what remains. */
-export async function endEmpty(daemon: Daemon): Promise<void> {
+/** Ends a daemon that holds nothing any more, or nothing but this pod, which is removed first. @throws with what remains. */
+export async function endEmpty(daemon: Daemon, podId?: string): Promise<void> {
   await using _ended = daemon;
+  if (podId !== undefined) await removePod(daemon, podId);
   await expectEmpty(daemon);
 }
 
