@@ -5,7 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from '
 import type { ContainerConfig, Init, PodSandboxConfig } from '../../proto/cri.ts';
 import { type Daemon, startDaemon } from '../support/daemon.ts';
 import { BUSYBOX } from '../support/images.ts';
-import { ensureImage, makeContainer, makePod, type Pod, runPod, startPod } from '../support/pod.ts';
+import { makeContainer, makePod, type Pod, runPod, startPod } from '../support/pod.ts';
 import { lasting, remains } from '../support/remains.ts';
 
 const LONG = 'x'.repeat(10_000);
@@ -13,12 +13,9 @@ const NO_ID = '0'.repeat(64);
 
 let daemon: Daemon;
 beforeAll(async () => {
-  daemon = await startDaemon({ handler: 'crun', registry: inject('registry') });
-  await ensureImage(daemon, BUSYBOX);
+  daemon = await startDaemon({ handler: 'crun', registry: inject('registry'), images: [BUSYBOX] });
 });
-afterAll(async () => {
-  await daemon[Symbol.asyncDispose]();
-});
+afterAll(() => daemon[Symbol.asyncDispose]());
 
 describe('RunPodSandbox() refuses, names the field, and leaves nothing', () => {
   afterEach(async () => {

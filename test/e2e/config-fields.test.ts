@@ -27,11 +27,10 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
     chmodSync(files, 0o711);
     const runtime = { default_env: 'LAYER=default, ONLY_DEFAULT=1' };
     // short: the path of a terminal's socket has 107 bytes, and an id takes 64 of them
-    daemon = await startDaemon({ handler, registry: inject('registry'), config: { berth: { runroot: join(files, 'r') }, runtime } });
+    daemon = await startDaemon({ handler, registry: inject('registry'), images: [BUSYBOX], config: { berth: { runroot: join(files, 'r') }, runtime } });
     pod = makePod(daemon);
     podId = await runPod(daemon, pod);
     made = new MadeContainers(daemon, pod, podId);
-    await ensureImage(daemon, BUSYBOX);
   });
   afterAll(() => endEmpty(daemon, podId).finally(() => rmSync(files, { recursive: true, force: true })));
 

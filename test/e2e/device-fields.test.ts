@@ -9,7 +9,7 @@ import { type Daemon, type Handler, startDaemon } from '../support/daemon.ts';
 import { proves } from '../support/fields.ts';
 import { BUSYBOX } from '../support/images.ts';
 import { MadeContainers } from '../support/made-containers.ts';
-import { ensureImage, makePod, runPod } from '../support/pod.ts';
+import { makePod, runPod } from '../support/pod.ts';
 import { endEmpty } from '../support/remains.ts';
 
 describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
@@ -27,11 +27,10 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
       hooks_dir: `${files}/hooks, ${files}/hooks-etc`,
       device_ownership_from_security_context: true,
     };
-    daemon = await startDaemon({ handler, registry: inject('registry'), config: { runtime } });
+    daemon = await startDaemon({ handler, registry: inject('registry'), images: [BUSYBOX], config: { runtime } });
     const pod = makePod(daemon, { annotations: { 'example.com/traced': 'yes' } });
     podId = await runPod(daemon, pod);
     made = new MadeContainers(daemon, pod, podId);
-    await ensureImage(daemon, BUSYBOX);
   });
   afterAll(() => endEmpty(daemon, podId).finally(() => rmSync(files, { recursive: true, force: true })));
 

@@ -30,16 +30,18 @@ function breakIt({ faults }: Daemon, { program, verb, fault }: Breakage): void {
 describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   let daemon: Daemon;
   beforeAll(async () => {
-    daemon = await startDaemon({ handler, registry: inject('registry'), config: { network: { cni_add_timeout: '2s', cni_del_timeout: '2s' } } });
-    await ensureImage(daemon, BUSYBOX);
+    daemon = await startDaemon({
+      handler,
+      registry: inject('registry'),
+      images: [BUSYBOX],
+      config: { network: { cni_add_timeout: '2s', cni_del_timeout: '2s' } },
+    });
   });
   afterEach(async () => {
     daemon.faults.clear();
     await removePods(daemon);
   });
-  afterAll(async () => {
-    await daemon[Symbol.asyncDispose]();
-  });
+  afterAll(() => daemon[Symbol.asyncDispose]());
 
   const create = (pod: Pod, podId: string, config = makeContainer(pod)) =>
     daemon.cri.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod.config });

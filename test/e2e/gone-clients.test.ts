@@ -5,7 +5,7 @@ import { ContainerState } from '../../proto/cri.ts';
 import { containerStatus } from '../support/calls.ts';
 import { type Daemon, type Handler, removePods, startDaemon } from '../support/daemon.ts';
 import { BUSYBOX } from '../support/images.ts';
-import { ensureImage, makeContainer, makePod, runPod, startPod } from '../support/pod.ts';
+import { makeContainer, makePod, runPod, startPod } from '../support/pod.ts';
 import { holdingProxy } from '../support/proxy.ts';
 import { removeLast } from '../support/remains.ts';
 import { until } from '../support/wait.ts';
@@ -13,16 +13,18 @@ import { until } from '../support/wait.ts';
 describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   let daemon: Daemon;
   beforeAll(async () => {
-    daemon = await startDaemon({ handler, registry: inject('registry'), config: { network: { cni_add_timeout: '2s', cni_del_timeout: '2s' } } });
-    await ensureImage(daemon, BUSYBOX);
+    daemon = await startDaemon({
+      handler,
+      registry: inject('registry'),
+      images: [BUSYBOX],
+      config: { network: { cni_add_timeout: '2s', cni_del_timeout: '2s' } },
+    });
   });
   afterEach(async () => {
     daemon.faults.clear();
     await removePods(daemon);
   });
-  afterAll(async () => {
-    await daemon[Symbol.asyncDispose]();
-  });
+  afterAll(() => daemon[Symbol.asyncDispose]());
 
   describe('a client that goes away in the middle', () => {
     /** Calls, waits for the step, leaves; then lets the step go on. */

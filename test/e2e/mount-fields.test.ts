@@ -22,11 +22,10 @@ describe.each<Handler>(['crun', 'runc'])('with %s', (handler) => {
   beforeAll(async () => {
     files = mkdtempSync(join(tmpdir(), 'berth-mounts-'));
     chmodSync(files, 0o711);
-    daemon = await startDaemon({ handler, registry: inject('registry') });
+    daemon = await startDaemon({ handler, registry: inject('registry'), images: [BUSYBOX] });
     const pod = makePod(daemon);
     podId = await runPod(daemon, pod);
     made = new MadeContainers(daemon, pod, podId);
-    await ensureImage(daemon, BUSYBOX);
   });
   afterAll(() => endEmpty(daemon, podId).finally(() => rmSync(files, { recursive: true, force: true })));
 

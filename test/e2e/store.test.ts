@@ -9,12 +9,9 @@ import { ensureImage, startPod } from '../support/pod.ts';
 
 let daemon: Daemon;
 beforeAll(async () => {
-  daemon = await startDaemon({ handler: 'crun', registry: inject('registry') });
-  await ensureImage(daemon, BUSYBOX);
+  daemon = await startDaemon({ handler: 'crun', registry: inject('registry'), images: [BUSYBOX] });
 });
-afterAll(async () => {
-  await daemon[Symbol.asyncDispose]();
-});
+afterAll(() => daemon[Symbol.asyncDispose]());
 
 const spec = (image: string) => ({ image: { image } });
 

@@ -8,6 +8,7 @@ import { removePod } from './calls.ts';
 import { type Cri, connectCri } from './cri.ts';
 import { Faults } from './faults.ts';
 import { mark, subnetOf } from './mark.ts';
+import { ensureImage } from './pod.ts';
 import { removeCgroups } from './sweep.ts';
 import { CACHE, findTool } from './tool.ts';
 
@@ -27,6 +28,8 @@ export interface DaemonOptions {
   readonly netns?: string;
   /** `host:port` that stands for registry.k8s.io and gcr.io; empty for none. */
   readonly registry?: string;
+  /** Pulled at once. Default none. */
+  readonly images?: readonly string[];
 }
 
 /** A real daemon with everything of its own: root, sockets, namespaces, bridge, subnet. Disposing of it removes it all. */
@@ -109,6 +112,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   };
   try {
     await start();
+    for (const image of options.images ?? []) await ensureImage(daemon, image);
   } catch (err) {
     await kill('SIGKILL');
     cri.close();

@@ -2,7 +2,6 @@ import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Daemon, removePods, startDaemon } from './daemon.ts';
 import { BUSYBOX } from './images.ts';
-import { ensureImage } from './pod.ts';
 import { until } from './wait.ts';
 
 export interface Conflist {
@@ -47,11 +46,9 @@ export class NetworkFile {
 }
 
 /** A daemon whose plugins have five seconds each, with an image for pods that serve something. */
-export async function startNetworkDaemon(registry: string): Promise<Daemon> {
+export function startNetworkDaemon(registry: string): Promise<Daemon> {
   const network = { cni_add_timeout: '5s', cni_del_timeout: '5s', cni_del_give_up: '24h' };
-  const daemon = await startDaemon({ handler: 'crun', registry, config: { network } });
-  await ensureImage(daemon, BUSYBOX);
-  return daemon;
+  return startDaemon({ handler: 'crun', registry, config: { network }, images: [BUSYBOX] });
 }
 
 /** Makes it as it was when it had started: no pod, no fault, the original network. */
