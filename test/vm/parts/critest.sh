@@ -16,5 +16,8 @@ critest_specs() {
   check "critest: $what: has run some" grep -q '^Ran [1-9]' $log
   check "critest: $what: nothing is left" nothing_left
 }
-part_apparmor() { critest_specs AppArmor; }
+part_apparmor() {
+  proves LinuxContainerSecurityContext.apparmor LinuxContainerSecurityContext.apparmor_profile SecurityProfile.profile_type SecurityProfile.localhost_ref
+  critest_specs AppArmor
+}
 part_security() { critest_specs 'Security Context|OOM|Multiple Containers|Mount'; }
