@@ -5,6 +5,7 @@ import type { ProcessIdentity } from '#base/process.ts';
 import { withExecAffinity } from '../oci/exec-affinity.ts';
 import type { ExecCgroup, ExecutingContainer } from '../oci/exec-cgroup.ts';
 import type { Parts } from '../parts.ts';
+import type { ContainerRecord } from './container.ts';
 import { type StreamOwner, streamOwner } from './streams.ts';
 
 /** What an exec needs to know of its container. */
@@ -28,16 +29,23 @@ export interface ExecTarget {
 type Needs = Pick<Parts, 'containers' | 'sandboxes' | 'config' | 'paths' | 'cgroups' | 'runtimes' | 'stops' | 'doomed' | 'signal'>;
 
 /**
- * A running container as a place for commands. In the grace period of a stop commands are still welcome: that is when
- * people look what keeps it; once it is being killed they are not.
+ * The record of a container that takes commands. In the grace period of a stop they are still welcome: that is when people
+ * look what keeps it; once it is being killed they are not.
  * @throws {CriError} `notFound`, or `failedPrecondition` with the container's state.
  */
-export async function execTarget(parts: Needs, id: string): Promise<ExecTarget> {
+export function requireExecutable(parts: Pick<Parts, 'containers' | 'stops' | 'doomed'>, id: string): { record: ContainerRecord; init: ProcessIdentity } {
   const record = parts.containers.get(id);
   if (record === undefined || parts.doomed.has(id)) throw new CriError('notFound', `container ${id} does not exist`);
-  const { state, handler, cgroup } = record;
+  const { state } = record;
   if (state.name !== 'running') throw new CriError('failedPrecondition', `container ${id} is ${state.name}: a command needs a running one`);
   if (parts.stops.get(id)?.killing === true) throw new CriError('failedPrecondition', `container ${id} is being killed: no command can be started in it`);
+  return { record, init: state.init };
+}
+
+/** A running container as a place for commands. @throws {CriError} as `requireExecutable`. */
+export async function execTarget(parts: Needs, id: string): Promise<ExecTarget> {
+  const { record, init } = requireExecutable(parts, id);
+  const { handler, cgroup } = record;
   const { runtimePath = '', runtimeRoot = '', execCpuAffinity = '' } = parts.config.runtime.runtimes[handler] ?? {};
   const bundle = parts.paths.bundle(id);
   const executing = await executingContainer(parts, { id, cgroup, handler });
@@ -46,7 +54,7 @@ export async function execTarget(parts: Needs, id: string): Promise<ExecTarget> 
     runtimePath,
     runtimeRoot,
     bundle,
-    init: state.init,
+    init,
     cgroupProcs: () => parts.cgroups.procs(cgroup),
     takeCgroup: () => parts.cgroups.execs.take(executing),
     process: withExecAffinity(await ociProcess(id, bundle), execCpuAffinity, record.resources?.cpuset_cpus ?? ''),

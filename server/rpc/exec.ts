@@ -3,7 +3,7 @@ import type { Handler } from '../call.ts';
 import { attachSession } from '../container/attach.ts';
 import { execSync as runExecSync } from '../container/exec.ts';
 import { execSession } from '../container/exec-session.ts';
-import { execTarget } from '../container/exec-target.ts';
+import { execTarget, requireExecutable } from '../container/exec-target.ts';
 import { execTerminal } from '../container/exec-terminal.ts';
 import { Viewers } from '../container/viewers.ts';
 import type { Parts } from '../parts.ts';
@@ -34,7 +34,7 @@ export const exec =
     checkStreams(request);
     if (cmd.length === 0) throw invalidField('cmd', cmd, 'is empty');
     const { id } = await requireContainer(parts, container_id);
-    await execTarget(parts, id);
+    requireExecutable(parts, id);
     const terminal = { conmonPath: parts.config.runtime.conmon, directory: parts.paths.execs };
     const url = parts.streams.exec({ stdin, stdout, stderr, tty }, async (session) => {
       const target = await execTarget(parts, id);
