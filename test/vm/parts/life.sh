@@ -82,6 +82,7 @@ commands() {
   session=$!
   eventually is_sleepers "$dir" $'sleep 1002\nsleep 1003\nsleep 1003'
   kill -KILL $session
+  wait $session 2>/dev/null
   check "$name: a client that goes takes all with it but that" eventually is_sleepers "$dir" 'sleep 1002'
   check "$name: the end of the container will take it" test -n "$(cat "$dir/berth-exec-0/cgroup.procs")"
 }
