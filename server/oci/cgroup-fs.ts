@@ -47,7 +47,17 @@ export async function removeCgroup(hierarchy: CgroupHierarchy, path: string): Pr
   const there = mountPoints(hierarchy)
     .map((mount) => join(mount, path))
     .filter((dir) => existsSync(dir));
+  // systemd removes its scopes itself, once they are empty. The kernel tells it so 10 ms after the last change at the earliest, and
+  // never of a cgroup that is gone by then: its unit would stay active for good. Source: cgroup_file_notify() in kernel/cgroup/cgroup.c.
+  if (path.endsWith('.scope')) await Promise.all(there.map((dir) => gone(dir, SCOPE_MS)));
   await Promise.all(there.map(removeTree));
+}
+
+/** So long systemd may take to remove an empty scope. */
+const SCOPE_MS = 2_000;
+
+async function gone(dir: string, limitMs: number): Promise<void> {
+  for (let waitedMs = 0; waitedMs < limitMs && existsSync(dir); waitedMs += 20) await sleep(20);
 }
 
 /** `removeCgroup` for a directory. */

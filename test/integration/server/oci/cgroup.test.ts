@@ -1,9 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { access, mkdtempDisposable, readFile, writeFile } from 'node:fs/promises';
+import { access, mkdtempDisposable, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { sleep } from '#base/abort.ts';
 import { createCgroups } from '../../../../server/oci/cgroup.ts';
 import { type CgroupHierarchy, detectHierarchy, mountPoints } from '../../../../server/oci/cgroup-hierarchy.ts';
 import { createMonitorCgroup } from '../../../../server/oci/cgroup-monitor.ts';
@@ -172,4 +173,18 @@ test('createMonitorCgroup() places monitors at an absolute path, below the own c
     ),
   );
   await delegated.place(pid);
+});
+
+test.each(hierarchies)('remove() leaves a scope to systemd for a while, on %s', async (_name, hierarchy) => {
+  await using own = ownCgroup(hierarchy);
+  const scope = `${own.top}/berth-x.scope`;
+  const dirs = mountPoints(hierarchy).map((mount) => join(mount, scope));
+  await own.cgroups.create(scope);
+  const removing = own.cgroups.remove(scope);
+  await sleep(500);
+  await Promise.all(dirs.map((dir) => rmdir(dir))); // as systemd does; it would fail if they were gone
+  await removing;
+  await own.cgroups.create(scope);
+  await own.cgroups.remove(scope);
+  await Promise.all(dirs.map((dir) => expect(access(dir)).rejects.toThrow('ENOENT')));
 });
