@@ -42,7 +42,7 @@ part_restart() {
   check 'restart: systemctl restart' systemctl restart berth
   check 'restart: another daemon' test "$(main_pid)" != "$old"
   still_up restart
-  check 'restart: the stop was clean' equal "$(journalctl -u berth -o cat | grep -c 'Stopped daemon')" 1
+  check 'restart: the stop was clean' equal "$(journalctl -o cat "_PID=$old" | grep -c 'Stopped daemon')" 1
   check 'restart: systemctl stop' systemctl stop berth
   check 'restart: nothing died with it' equal "$(processes)" "$before"
   kill -KILL "$(pid_of "${ids[0]}")"
