@@ -17,11 +17,19 @@ export interface CommandOutput {
   readonly held: boolean;
 }
 
+/** Less than this is put together with what comes before and after it: a command may print letter by letter. */
+const SMALL_BYTES = 4 * 1024;
+const BLOCK_BYTES = 16 * 1024;
+
 /** What came out of one pipe: the first `maxBytes` are kept, the rest is read and dropped so that nobody is stalled. */
 export class Output implements CommandOutput, Disposable {
   readonly held = false;
   readonly #stream: Socket;
   readonly #chunks: Buffer[] = [];
+  /** For small pieces; what of it is in use and not among the chunks yet is from `#blockBegin` to `#blockEnd`. */
+  #block = Buffer.alloc(0);
+  #blockBegin = 0;
+  #blockEnd = 0;
   #kept = 0;
   #received = 0;
   #ended = false;
@@ -32,7 +40,7 @@ export class Output implements CommandOutput, Disposable {
     stream.on('data', (chunk: Buffer) => {
       this.#received += chunk.length;
       const part = chunk.subarray(0, maxBytes - this.#kept);
-      if (part.length > 0) this.#chunks.push(part);
+      if (part.length > 0) this.#keep(part);
       this.#kept += part.length;
     });
     stream.on('error', () => {}); // `close` follows
@@ -52,8 +60,29 @@ export class Output implements CommandOutput, Disposable {
     return this.#received;
   }
 
+  #keep(part: Buffer): void {
+    if (part.length >= SMALL_BYTES || this.#kept === 0) {
+      this.#closeBlock();
+      this.#chunks.push(part);
+      return;
+    }
+    if (this.#blockEnd + part.length > this.#block.length) {
+      this.#closeBlock();
+      this.#block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+      this.#blockBegin = 0;
+      this.#blockEnd = 0;
+    }
+    this.#blockEnd += part.copy(this.#block, this.#blockEnd);
+  }
+
+  #closeBlock(): void {
+    if (this.#blockEnd > this.#blockBegin) this.#chunks.push(this.#block.subarray(this.#blockBegin, this.#blockEnd));
+    this.#blockBegin = this.#blockEnd;
+  }
+
   /** What was kept. */
   bytes(): Buffer {
+    this.#closeBlock();
     return Buffer.concat(this.#chunks, this.#kept);
   }
 

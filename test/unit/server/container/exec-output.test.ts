@@ -1,9 +1,11 @@
 import { writeSync } from 'node:fs';
 import { Writable } from 'node:stream';
 import { setImmediate as turn } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { expect, test } from 'vitest';
 import { Pipe } from '#base/exec.ts';
-import { Pump } from '../../../../server/container/exec-output.ts';
+import { Output, Pump } from '../../../../server/container/exec-output.ts';
 import { until } from '../../../support/wait.ts';
 
 /** What a session's stdout is: takes this many bytes before it says that it has enough. */
@@ -57,4 +59,28 @@ test('Pump over a pipe drops what comes once the client has gone', async () => {
   pipe.closeWrite();
   await pump.end;
   expect(pump.received).toBe(12_000);
+});
+
+/** What is in use, in MiB. */
+function heap(): number {
+  setFlagsFromString('--expose-gc');
+  (runInNewContext('gc') as () => void)();
+  return process.memoryUsage().heapUsed / 1024 ** 2;
+}
+
+test('Output keeps what is printed letter by letter in little more memory than that', { timeout: 60_000 }, async () => {
+  using pipe = new Pipe();
+  using output = new Output(pipe.stream(), 1024 * 1024);
+  const before = heap();
+  let text = '';
+  for (let written = 0; written < 40_000; written += 1) {
+    const letter = 'abcdefg'[written % 7] ?? '';
+    writeSync(pipe.writeEnd, written === 20_000 ? letter.repeat(5_000) : letter);
+    text += written === 20_000 ? letter.repeat(5_000) : letter;
+    while (output.received < text.length) await turn();
+  }
+  expect(heap() - before).toBeLessThan(3);
+  pipe.closeWrite();
+  await output.end;
+  expect(output.bytes().toString()).toBe(text);
 });
