@@ -203,7 +203,7 @@ describe('a pull over a slow line', () => {
     const { stdout } = await berth('pulls', '--json');
     expect(JSON.parse(stdout)).toMatchObject([{ image: NAME, stage: 'layers', waiters: 1, layers: [{}, {}, {}, {}] }]);
     await told;
-    line.bytesPerSecond = 64 * MIB;
+    line.bytesPerSecond = 2 * MIB; // slow enough for progress to be told
     const { exitCode, stdout: id, stderr } = await berth('pull', NAME);
     expect({ exitCode, id, stderr }).toMatchObject({ exitCode: 0, id: `${image.id}\n`, stderr: expect.stringContaining(`${NAME}: `) });
     expect(line.requests.slice(from).filter(({ path }) => path.includes('/manifests/')).length).toBe(1);
