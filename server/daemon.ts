@@ -76,16 +76,16 @@ export async function startDaemon(live: LiveConfig, log: LeveledLog): Promise<Da
     Records.open<SandboxRecord>(join(config.root, 'sandboxes'), paths.trash),
     Records.open<ContainerRecord>(join(config.root, 'containers'), paths.trash),
   ]);
+  const hierarchy = detectHierarchy();
   const [host, userNamespaces, storage, cni, runtimes] = await Promise.all([
     readHostFacts(),
     userNamespaceProblem(config, life.signal),
     openStorage(config, log, metrics, (image) => userOfImage({ sandboxes: sandboxes.records, containers: containers.records }, image)),
     openCni(config, log, metrics),
-    openRuntimes(config, life.signal, log, (name, work) => background.start(name, work)),
+    openRuntimes(config, hierarchy, life.signal, log, (name, work) => background.start(name, work)),
   ]);
   stack.use(storage);
   stack.use(cni);
-  const hierarchy = detectHierarchy();
   const facts = { ...host, ...(await defaultAppArmor(config, host, log, life.signal)), ...(await selinuxFacts(config, host, log)) };
   await makePauseRootfs(paths.pauseRootfs, config.image.pauseBinary, facts.selinuxPolicy).catch((err: unknown) => {
     if (config.image.pauseImage === '') problems.set('pause', describeError(err));

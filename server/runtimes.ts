@@ -5,8 +5,12 @@ import { writeFileAtomic } from '#base/atomic-file.ts';
 import { describeError, isErrno } from '#base/errors.ts';
 import type { Log } from '#base/log.ts';
 import type { Config } from './config.ts';
+import { fingerprint } from './fingerprint.ts';
+import { removeCgroup } from './oci/cgroup-fs.ts';
+import type { CgroupDriver, CgroupHierarchy } from './oci/cgroup-hierarchy.ts';
+import { containerCgroup } from './oci/cgroup-path.ts';
 import { createOciRuntime, NO_FEATURES, type OciRuntime, type RuntimeFeatures } from './oci/runtime.ts';
-import { tryFeatures } from './oci/trial.ts';
+import { type TrialCgroup, tryFeatures } from './oci/trial.ts';
 
 /** The configured OCI runtimes. */
 export interface Runtimes {
@@ -30,6 +34,7 @@ const TRY_MS = 60_000;
  */
 export async function openRuntimes(
   config: Config,
+  hierarchy: CgroupHierarchy,
   signal: AbortSignal,
   log: Log,
   background: (name: string, work: () => Promise<void>) => void,
@@ -51,7 +56,7 @@ export async function openRuntimes(
     }
   };
   const learnByTrial = async (handler: string, oci: OciRuntime): Promise<void> => {
-    const trial = await openTrial(config, oci);
+    const trial = await openTrial(config, hierarchy, oci);
     features.set(handler, trial.known ?? NO_FEATURES);
     // In the background: the kubelet looks again every few seconds, and pods that need nothing of it need not wait.
     if (trial.known !== undefined) return;
@@ -95,7 +100,7 @@ interface FeatureTrial {
 }
 
 /** What a handler can do that does not tell. @throws when its program is not there. */
-async function openTrial({ root, runroot, image }: Config, oci: OciRuntime): Promise<FeatureTrial> {
+async function openTrial({ root, runroot, image, runtime }: Config, hierarchy: CgroupHierarchy, oci: OciRuntime): Promise<FeatureTrial> {
   const file = join(runroot, `features-${oci.handler}.json`);
   const { mtimeMs, size, ino } = await stat(oci.path);
   const program = `${oci.path} ${ino} ${size} ${mtimeMs}`;
@@ -105,7 +110,8 @@ async function openTrial({ root, runroot, image }: Config, oci: OciRuntime): Pro
     run: async (life, log) => {
       try {
         const directory = join(root, `trial-${oci.handler}`);
-        const features = await tryFeatures(oci, { directory, program: image.pauseBinary, signal: withTimeout(life, TRY_MS) });
+        const cgroup = trialCgroup(hierarchy, runtime.cgroupManager, directory);
+        const features = await tryFeatures(oci, { directory, program: image.pauseBinary, cgroup, signal: withTimeout(life, TRY_MS) });
         await writeFileAtomic(file, JSON.stringify({ program, features } satisfies Known));
         return features;
       } catch (err) {
@@ -114,6 +120,13 @@ async function openTrial({ root, runroot, image }: Config, oci: OciRuntime): Pro
       }
     },
   };
+}
+
+/** Not below a parent that would have to be made, and not another daemon's. */
+function trialCgroup(hierarchy: CgroupHierarchy, driver: CgroupDriver, directory: string): TrialCgroup {
+  const id = `berth-trial-${fingerprint(directory).slice(0, 8)}`;
+  const { cgroupsPath, path } = containerCgroup(driver, driver === 'systemd' ? '' : '/', id);
+  return { cgroupsPath, remove: () => removeCgroup(hierarchy, path) };
 }
 
 interface Known {

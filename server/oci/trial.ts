@@ -7,27 +7,43 @@ import { MNT, mount, umount } from '#base/sys.ts';
 import { NO_FEATURES, type OciRuntime, type RuntimeFeatures } from './runtime.ts';
 import type { OciMount } from './spec.ts';
 
+export interface TrialOptions {
+  /** To be made, on the file system that idmapped mounts are to work on, and removed in the end. */
+  readonly directory: string;
+  /** Static, for a process that never runs. */
+  readonly program: string;
+  readonly cgroup: TrialCgroup;
+  readonly signal: AbortSignal;
+}
+
+/** The containers' cgroup. They are never in it at the same time. */
+export interface TrialCgroup {
+  /** As the OCI spec has it. */
+  readonly cgroupsPath: string;
+  /** Called once the containers are gone: gVisor's runtime leaves it. */
+  remove(): Promise<void>;
+}
+
 /**
  * Finds out what an OCI runtime can do that has no `features` verb: it creates containers that need each feature, and we
  * look from outside whether they have it. They are never started.
- * @param directory to be made for it, on the file system that idmapped mounts are to work on, and removed in the end.
- * @param program static, for a process that never runs.
  */
-export async function tryFeatures(
-  runtime: OciRuntime,
-  { directory, program, signal }: { readonly directory: string; readonly program: string; readonly signal: AbortSignal },
-): Promise<RuntimeFeatures> {
+export async function tryFeatures(runtime: OciRuntime, { program, ...options }: TrialOptions): Promise<RuntimeFeatures> {
+  const { directory, cgroup } = options;
   clear(directory); // an earlier daemon may have died in the middle
   try {
     makeRootfs(directory, program);
-    const recursiveReadOnlyMounts = await tryReadOnly(runtime, directory, signal);
-    const idmappedMounts = await tryIdmap(runtime, directory, signal);
+    const recursiveReadOnlyMounts = await tryReadOnly(runtime, options);
+    const idmappedMounts = await tryIdmap(runtime, options);
     // Not tried: network devices came to runtimes long after the verb.
     return { ...NO_FEATURES, answered: true, recursiveReadOnlyMounts, idmappedMounts, userNamespaces: idmappedMounts };
   } finally {
     clear(directory);
+    await cgroup.remove();
   }
 }
+
+type Place = Omit<TrialOptions, 'program'>;
 
 function makeRootfs(directory: string, program: string): void {
   mkdirSync(directory, { mode: 0o711 });
@@ -36,14 +52,15 @@ function makeRootfs(directory: string, program: string): void {
 }
 
 /** A mount below the mounted one has to be read-only as well. */
-async function tryReadOnly(runtime: OciRuntime, directory: string, signal: AbortSignal): Promise<boolean> {
+async function tryReadOnly(runtime: OciRuntime, place: Place): Promise<boolean> {
+  const { directory } = place;
   const outer = join(directory, 'outer');
   mount('trial', outer, 'tmpfs');
   mkdirSync(join(outer, 'inner'));
   mount('trial', join(outer, 'inner'), 'tmpfs');
   const data = { destination: '/data', type: 'bind', source: outer, options: ['rbind', 'rprivate', 'rro'] };
   try {
-    return await withContainer(runtime, { directory, mounts: [data], linux: { namespaces: [{ type: 'mount' }, { type: 'pid' }] }, signal }, (pid) =>
+    return await withContainer(runtime, { ...place, mounts: [data], linux: { namespaces: [{ type: 'mount' }, { type: 'pid' }] } }, (pid) =>
       isReadOnly(pid, '/data/inner'),
     );
   } finally {
@@ -56,26 +73,24 @@ const HOST_ID = 1_000_000_000;
 const IDS = 65_536;
 
 /** A file of root has to belong to the mapped root inside, which only an idmapped mount does. */
-async function tryIdmap(runtime: OciRuntime, directory: string, signal: AbortSignal): Promise<boolean> {
+async function tryIdmap(runtime: OciRuntime, place: Place): Promise<boolean> {
   const mappings = [{ containerID: 0, hostID: HOST_ID, size: IDS }];
   const maps = { uidMappings: mappings, gidMappings: mappings };
-  const data = { destination: '/data', type: 'bind', source: join(directory, 'outer'), options: ['rbind', 'rprivate'], ...maps };
+  const data = { destination: '/data', type: 'bind', source: join(place.directory, 'outer'), options: ['rbind', 'rprivate'], ...maps };
   const linux = { namespaces: [{ type: 'mount' }, { type: 'pid' }, { type: 'user' }], ...maps };
-  return await withContainer(runtime, { directory, mounts: [data], linux, signal }, (pid) => statSync(`/proc/${pid}/root/data`).uid === HOST_ID);
+  return await withContainer(runtime, { ...place, mounts: [data], linux }, (pid) => statSync(`/proc/${pid}/root/data`).uid === HOST_ID);
 }
 
 /** For taking a container away, whatever has become of the trial. */
 const CLEAR_MS = 20_000;
 
-interface Trial {
-  readonly directory: string;
+interface Trial extends Place {
   readonly mounts: readonly (OciMount & Readonly<Record<string, unknown>>)[];
   readonly linux: Readonly<Record<string, unknown>>;
-  readonly signal: AbortSignal;
 }
 
 /** What `look` says of the created container; false where the runtime refuses to create it. */
-async function withContainer(runtime: OciRuntime, { directory, mounts, linux, signal }: Trial, look: (pid: number) => boolean): Promise<boolean> {
+async function withContainer(runtime: OciRuntime, { directory, mounts, linux, cgroup, signal }: Trial, look: (pid: number) => boolean): Promise<boolean> {
   const id = `berth-trial-${runtime.handler}`;
   const pidFile = join(directory, 'pid');
   const spec = {
@@ -83,7 +98,7 @@ async function withContainer(runtime: OciRuntime, { directory, mounts, linux, si
     root: { path: 'rootfs' },
     process: { user: { uid: 0, gid: 0 }, cwd: '/', args: ['/pause'], noNewPrivileges: true },
     mounts: [{ destination: '/proc', type: 'proc', source: 'proc' }, { destination: '/dev', type: 'tmpfs', source: 'tmpfs' }, ...mounts],
-    linux,
+    linux: { ...linux, cgroupsPath: cgroup.cgroupsPath },
   };
   writeFileSync(join(directory, 'config.json'), JSON.stringify(spec));
   await runtime.delete(id, { force: true, signal });
