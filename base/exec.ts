@@ -1,11 +1,12 @@
 import { type ChildProcess, fork } from 'node:child_process';
-import { closeSync, readdirSync, readFileSync, writeSync } from 'node:fs';
-import { type OnReadOpts, Socket } from 'node:net';
+import { readdirSync, readFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import { ExecaError, execa } from 'execa';
 import { isErrno } from './errors.ts';
+import { Pipe } from './pipe.ts';
 import { identifyProcess, type ProcessIdentity, readProcessStat } from './process.ts';
 import { CHILD_PATH, type SpawnedProcess, type SpawnOptions, spawnCommand } from './spawn.ts';
-import { pipe, SysError } from './sys.ts';
+import { SysError } from './sys.ts';
 
 export type { SpawnedProcess, SpawnOptions } from './spawn.ts';
 
@@ -90,9 +91,6 @@ async function runByExeca(file: string, args: readonly string[], { signal, input
   }
 }
 
-/** What fits into a pipe without a reader; more has to be written while the command reads. Source: pipe(7). */
-const PIPE_BYTES = 65_536;
-
 async function runBySpawn(
   file: string,
   args: readonly string[],
@@ -101,11 +99,6 @@ async function runBySpawn(
   using out = new Pipe();
   using err = new Pipe();
   using feed = input === undefined ? undefined : new Pipe();
-  const data = Buffer.from(input ?? '');
-  if (feed !== undefined && data.length <= PIPE_BYTES) {
-    writeSync(feed.writeEnd, data);
-    feed.closeWrite();
-  }
   const child = await spawnProcess(file, args, {
     stdio: [feed?.readEnd ?? 'ignore', out.writeEnd, err.writeEnd],
     ...(env === undefined ? {} : { env }),
@@ -114,11 +107,7 @@ async function runBySpawn(
   const release = killGroupOnAbort(child.pid, signal);
   for (const pipe of [out, err]) pipe.closeWrite();
   feed?.closeRead();
-  if (feed !== undefined && data.length > PIPE_BYTES)
-    feed
-      .writer()
-      .on('error', () => {})
-      .end(data); // it may exit without reading: its exit code tells
+  feed?.fill(input ?? ''); // it may exit without reading: its exit code tells
   let overflow = false;
   const collect = (stream: Socket): Promise<string> => {
     const chunks: Buffer[] = [];
@@ -182,76 +171,6 @@ function commandLine(file: string, args: readonly string[]): string {
 
 function tail(text: string, length: number): string {
   return text.length <= length ? text : `…${text.slice(-length)}`;
-}
-
-/** A real pipe of which each end is closed once: by hand, by the stream that took it, or at the end of the scope. */
-export class Pipe implements Disposable {
-  #read: number | undefined;
-  #write: number | undefined;
-
-  constructor() {
-    const { read, write } = pipe();
-    this.#read = read;
-    this.#write = write;
-  }
-
-  /** The end to read from; for a child's stdio. */
-  get readEnd(): number {
-    if (this.#read === undefined) throw new Error('read end of the pipe is closed');
-    return this.#read;
-  }
-
-  /** The end to write to; for a child's stdio. */
-  get writeEnd(): number {
-    if (this.#write === undefined) throw new Error('write end of the pipe is closed');
-    return this.#write;
-  }
-
-  closeRead(): void {
-    if (this.#read !== undefined) closeSync(this.#read);
-    this.#read = undefined;
-  }
-
-  closeWrite(): void {
-    if (this.#write !== undefined) closeSync(this.#write);
-    this.#write = undefined;
-  }
-
-  /** A stream over the read end, which owns it from now on: `destroy()` closes it. Waits in epoll, not on a thread. `onread` as of net.Socket. */
-  stream(onread?: OnReadOpts): Socket {
-    const stream = new Socket({ fd: this.readEnd, readable: true, writable: false, ...(onread !== undefined && { onread }) });
-    this.#read = undefined;
-    return stream;
-  }
-
-  /** A stream over the write end, which owns it from now on: `end()` closes it. */
-  writer(): Socket {
-    const stream = new Socket({ fd: this.writeEnd, readable: false, writable: true });
-    this.#write = undefined;
-    return stream;
-  }
-
-  /** Writes all of it and closes: at once what the pipe holds, else as it is read. A reader that has gone is none of our concern. */
-  fill(data: string | Buffer): void {
-    const bytes = Buffer.from(data);
-    if (bytes.length > PIPE_BYTES) {
-      this.writer()
-        .on('error', () => {})
-        .end(bytes);
-      return;
-    }
-    try {
-      writeSync(this.writeEnd, bytes);
-    } catch (err) {
-      if (!isErrno(err, 'EPIPE')) throw err;
-    }
-    this.closeWrite();
-  }
-
-  [Symbol.dispose](): void {
-    this.closeRead();
-    this.closeWrite();
-  }
 }
 
 /**

@@ -2,7 +2,7 @@ import type { Socket } from 'node:net';
 import type { Writable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { sleep } from '#base/abort.ts';
-import type { Pipe } from '#base/exec.ts';
+import type { Pipe } from '#base/pipe.ts';
 import { Relay } from '#base/relay.ts';
 
 /** The reading end of a command's stdout or stderr. */

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { quote } from '#base/errors.ts';
-import { Pipe } from '#base/exec.ts';
+import { Pipe } from '#base/pipe.ts';
 import type { RemoteSession } from '../stream/session.ts';
 import { checkExec, notStarted, startRuntime } from './exec.ts';
 import { drain, Output, Pump } from './exec-output.ts';

@@ -1,6 +1,7 @@
 import { basename } from 'node:path';
 import { CriError, quote } from '#base/errors.ts';
-import { CommandError, Pipe, type SpawnedProcess, spawnProcess } from '#base/exec.ts';
+import { CommandError, type SpawnedProcess, spawnProcess } from '#base/exec.ts';
+import { Pipe } from '#base/pipe.ts';
 import { isAlive } from '#base/process.ts';
 import { fchown } from '#base/sys.ts';
 import { runtimeMessage } from '../../conmon/conmon.ts';

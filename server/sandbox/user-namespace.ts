@@ -4,7 +4,8 @@ import { release } from 'node:os';
 import { dirname } from 'node:path';
 import { orAborted, withTimeout } from '#base/abort.ts';
 import { CriError, describeError, isErrno } from '#base/errors.ts';
-import { Pipe, spawnProcess } from '#base/exec.ts';
+import { spawnProcess } from '#base/exec.ts';
+import { Pipe } from '#base/pipe.ts';
 import { cloneIdmapped, MS, mount } from '#base/sys.ts';
 import { formatIdMap, type IdMaps } from '../oci/id-mapping.ts';
 

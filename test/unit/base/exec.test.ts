@@ -1,6 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { CommandError, Pipe, run, spawnProcess } from '#base/exec.ts';
+import { CommandError, run, spawnProcess } from '#base/exec.ts';
+import { Pipe } from '#base/pipe.ts';
 import { isAlive, readProcessStat } from '#base/process.ts';
 
 /** Of this run alone. */

@@ -4,7 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { expect, test } from 'vitest';
-import { Pipe } from '#base/exec.ts';
+import { Pipe } from '#base/pipe.ts';
 import { Output, Pump } from '../../../../server/container/exec-output.ts';
 import { until } from '../../../support/wait.ts';
 
