@@ -25,6 +25,7 @@ import { Puller, type PullRequest, toCriError } from './pull.ts';
 import { lowerDirs, mountImage, mountRootfs } from './rootfs.ts';
 import { Staging } from './staging.ts';
 import { Trash } from './trash.ts';
+import { UnusedLayers } from './unused-layers.ts';
 
 export type { RegistryAuth } from './auth.ts';
 export { authFor } from './auth.ts';
@@ -38,8 +39,6 @@ export { describeProgress } from './progress.ts';
 export type { PullObserver, PullOutcome } from './pull.ts';
 
 const LAYER_LIMITS: UnpackLimits = { maxBytes: 256 * 1024 ** 3, maxInodes: 20_000_000 };
-/** Layers of a pull that failed are kept so long for the next try. The kubelet's longest pause is 5 minutes. */
-const UNUSED_LAYERS_MS = 10 * 60_000;
 
 type StorageDeps = InstallDeps & {
   readonly staging: Staging;
@@ -48,6 +47,14 @@ type StorageDeps = InstallDeps & {
   readonly trash: Trash;
   readonly limits: UnpackLimits;
 };
+
+interface StorageParts {
+  readonly deps: StorageDeps;
+  readonly pools: ChildPools;
+  readonly downloads: Downloads;
+  readonly access: RegistryAccess;
+  readonly unused: UnusedLayers;
+}
 
 /** The door of `storage/`: images in a store, and root filesystems made of them. */
 export class Storage implements AsyncDisposable {
@@ -58,9 +65,9 @@ export class Storage implements AsyncDisposable {
   readonly #downloads: Downloads;
   readonly #puller: Puller;
   readonly #access: RegistryAccess;
-  #sweeping: NodeJS.Timeout | undefined;
+  readonly #unused: UnusedLayers;
 
-  private constructor(options: StorageOptions, parts: { deps: StorageDeps; pools: ChildPools; downloads: Downloads; access: RegistryAccess }) {
+  private constructor(options: StorageOptions, parts: StorageParts) {
     this.#options = options;
     this.#settings = options;
     const settings = (): StorageSettings => this.#settings;
@@ -68,6 +75,7 @@ export class Storage implements AsyncDisposable {
     this.#pools = parts.pools;
     this.#downloads = parts.downloads;
     this.#access = parts.access;
+    this.#unused = parts.unused;
     this.#puller = new Puller({
       ...parts.deps,
       fetchers: parts.pools.fetchers,
@@ -97,8 +105,9 @@ export class Storage implements AsyncDisposable {
     const layers = await LayerStore.open(root, { staging, trash, unpackers, limits, log });
     const images = await ImageStore.open(root, { pins: options.pinnedImages, hasLayer: (chainId) => layers.has(chainId), log });
     const deps = { root, log, layers, images, staging, unpackers, checkers, trash, limits, locks: new Locks() };
-    await sweepInBackground(deps);
-    return new Storage(options, { deps, pools, downloads, access: await RegistryAccess.open(options, log) });
+    const unused = new UnusedLayers(deps);
+    await unused.sweep();
+    return new Storage(options, { deps, pools, downloads, unused, access: await RegistryAccess.open(options, log) });
   }
 
   /**
@@ -124,7 +133,7 @@ export class Storage implements AsyncDisposable {
     try {
       return await this.#puller.pull(this.#request(reference, options), signal);
     } catch (err) {
-      this.#sweepLater();
+      this.#unused.sweepLater();
       throw err;
     }
   }
@@ -146,7 +155,7 @@ export class Storage implements AsyncDisposable {
       // The last state of each: an image with several names has come several times.
       return [...new Set(loaded.map(({ id }) => id))].flatMap((id) => this.#deps.images.get(id) ?? []);
     } catch (err) {
-      this.#sweepLater();
+      this.#unused.sweepLater();
       options.signal.throwIfAborted();
       throw toCriError(err, `load ${path}`, this.#options.root);
     }
@@ -271,7 +280,7 @@ export class Storage implements AsyncDisposable {
 
   /** Ends pulls and children. What they had half made goes at the next start, if not at once. */
   async [Symbol.asyncDispose](): Promise<void> {
-    clearTimeout(this.#sweeping);
+    this.#unused[Symbol.dispose]();
     this.#access[Symbol.dispose]();
     await this.#puller[Symbol.asyncDispose]();
     this.#downloads[Symbol.dispose]();
@@ -282,22 +291,5 @@ export class Storage implements AsyncDisposable {
 
   #request(reference: string, { auth, handler = '', namespace = '' }: PullOptions): PullRequest {
     return { reference, auth, handler, policy: this.#access.policyPath(namespace) };
-  }
-
-  #sweepLater(): void {
-    this.#sweeping ??= setTimeout(() => {
-      this.#sweeping = undefined;
-      void sweepInBackground(this.#deps);
-    }, UNUSED_LAYERS_MS).unref();
-  }
-}
-
-/** Takes the layers that no image has out of their places; they are deleted later. Never rejects: what fails is logged. */
-async function sweepInBackground({ layers, images, log }: StorageDeps): Promise<void> {
-  try {
-    const { gone } = await layers.sweep(() => images.usedLayers());
-    gone.catch(() => {}); // the trash has told
-  } catch (err) {
-    log.warn({ err }, 'Could not free layers');
   }
 }
