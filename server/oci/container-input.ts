@@ -1,4 +1,5 @@
 import type { ContainerConfig, PodSandboxConfig } from '../../proto/cri.ts';
+import type { ImageConfig as StoredImageConfig } from '../../storage/storage.ts';
 import { resolveCapabilities } from './capabilities.ts';
 import type { CdiEdits } from './cdi.ts';
 import type { ResolvedDevice } from './devices.ts';
@@ -11,18 +12,7 @@ import type { OciRlimit, SeccompProfile } from './spec.ts';
 import type { ResolvedUser } from './user.ts';
 
 /** What an image says about its process. */
-export interface ImageConfig {
-  readonly entrypoint: readonly string[];
-  readonly cmd: readonly string[];
-  /** `NAME=value`. */
-  readonly env: readonly string[];
-  /** `name`, `uid`, `name:group`, `uid:gid` or empty. */
-  readonly user: string;
-  readonly workingDir: string;
-  /** See `stopSignalNumber`. */
-  readonly stopSignal: string;
-  readonly volumes: readonly string[];
-}
+export type ImageConfig = Omit<StoredImageConfig, 'labels'>;
 
 /** The pod's side of a container. */
 export interface SandboxFacts {
